@@ -1,0 +1,134 @@
+# Any single damaged, missing or swapped object is found before it does harm, and named.
+#
+# A restored cluster is good only when restore, recovery and every wal-get are; so a
+# trial damages one object that the restore needs and asks that something fails and
+# says the object's name.
+use strict;
+use warnings;
+use File::Copy qw(copy move);
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use PgDr::Test qw(campaign flip random_seed reader run_program);
+use Test::More;
+
+random_seed();
+
+for my $encryption (1, 0)
+{
+	my $sealed = $encryption ? 'sealed' : 'clear';
+	my $node = PgDr::Test->create("main_$sealed", encryption => $encryption, wal_segsize => 1);
+	$node->safe_psql('postgres', 'CREATE TABLE t AS SELECT g, md5(g::text) FROM generate_series(1, 5000) g');
+	my $id = $node->full_backup;
+	$node->safe_psql('postgres', 'INSERT INTO t SELECT g, md5(g::text) FROM generate_series(1, 30000) g');
+	my $last = $node->wait_archived;
+	my $sum = $node->checksums;
+	$node->destroy;
+
+	my ($backup) = $node->objects(qr{/backup/\Q$id\E/manifest$});
+	my @packs = $node->objects(qr{/backup/\Q$id\E/pack-});
+	my @wal = $node->objects(qr{/wal/[0-9A-F]{8}/[0-9A-F]{24}$});
+	my ($start) = $node->listing;
+	@wal = grep { substr($_, -24) ge segment_of($start->{start_lsn}) && substr($_, -24) le $last } @wal;
+	my @kinds = (
+		[ 'repository.json', 'repository.json' ],
+		[ 'keyring', ($node->objects(qr{^keys/}))[-1] ],
+		[ 'manifest', $backup ],
+		[ 'pack', $packs[0] ],
+		[ 'first segment', $wal[0] ],
+		[ 'middle segment', $wal[ @wal / 2 ] ],
+		[ 'last segment', $wal[-1] ]);
+	ok(@wal > 3, 'a few segments are needed');
+
+	# Whether the last segment of all is missing nobody can see: it is where the archive ends.
+	for my $kind (@kinds)
+	{
+		my ($what, $name) = @$kind;
+		damaged($node, "$sealed: flipped $what", $name, sub { flip($_[0]) });
+		damaged($node, "$sealed: cut $what", $name, sub { truncate $_[0], (-s $_[0]) - 1 });
+		damaged($node, "$sealed: emptied $what", $name, sub { truncate $_[0], 0 });
+		damaged($node, "$sealed: longer $what", $name, sub { append_to_file($_[0], 'x') });
+		damaged($node, "$sealed: missing $what", $name, sub { unlink $_[0] }) unless $what eq 'last segment';
+	}
+
+	# Sound objects in the wrong place.
+	damaged($node, "$sealed: a segment under another's name", $wal[1], sub { copy($node->object_path($wal[2]), $_[0]) });
+	damaged($node, "$sealed: a segment in place of a pack", $packs[0], sub { copy($node->object_path($wal[2]), $_[0]) });
+	damaged($node, "$sealed: a pack in place of the manifest", $backup, sub { copy($node->object_path($packs[0]), $_[0]) });
+
+	# Random bytes of random objects.
+	my @needed = ($backup, @packs, @wal, map { $_->[1] } @kinds[ 0, 1 ]);
+	for my $trial (1 .. (campaign() ? 200 : 20))
+	{
+		my $name = $needed[ rand @needed ];
+		my $at = int rand(-s $node->object_path($name));
+		damaged($node, "$sealed: trial $trial, 8 bytes at $at", $name, sub { flip($_[0], $at) });
+	}
+
+	my $good = $node->restored("good_$sealed");
+	is($good->checksums, $sum, "$sealed: with everything put right it restores");
+	$good->stop;
+}
+
+sub segment_of
+{
+	my ($high, $low) = map { hex } split '/', $_[0];
+	return sprintf '%08X%08X%08X', 1, $high, $low >> 20;
+}
+
+# Damage one object for the time of a restore: who opens it fails, and says its name.
+my $trials;
+
+sub damaged
+{
+	my ($node, $what, $name, $damage) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	my $path = $node->object_path($name);
+	copy($path, "$path.kept") or die "$path: $!";
+	move("$path.kept", $node->basedir . '/kept') or die $!;
+	chmod 0600, $path;
+	$damage->($path);
+
+	my ($exit, $said);
+	if ($name =~ m{/wal/})
+	{
+		my $segment = substr($name, -24);
+		my $to = $node->basedir . '/wal-get';
+		($exit, undef, $said) = $node->program('wal-get', '--system-identifier', $node->system_identifier, $segment, $to);
+		# Exit 1 is "not there": only for what is not there.
+		ok(-e $path ? $exit > 125 : $exit == 1, "$what: wal-get says so (exit $exit)");
+		ok(!-e $to, "$what: wal-get hands out nothing");
+		($exit, $said) = recovery_fails($node, $what) unless -e $path;
+	}
+	else
+	{
+		my $new;
+		($new, $exit, undef, $said) = $node->try_restore('t' . ++$trials);
+		isnt($exit, 0, "$what: restore fails");
+		ok(!-e $new->data_dir . '/global/pg_control', "$what: and leaves nothing that could be started");
+		File::Path::rmtree($new->basedir);
+	}
+	like($said, qr/\Q$name\E/, "$what: and names it");
+
+	my ($reader_exit) = reader('verify', '--repository', $node->{repository}, '--key-file', $node->{key_file});
+	isnt($reader_exit, 0, "$what: the independent reader agrees");
+	unlink $path;
+	move($node->basedir . '/kept', $path) or die $!;
+	return;
+}
+
+# A hole: either restore refuses, or recovery aborts; it never ends early and calls that the end.
+sub recovery_fails
+{
+	my ($node, $what) = @_;
+	my ($new, $exit, undef, $said) = $node->try_restore('t' . ++$trials);
+	if ($exit == 0)
+	{
+		$new->own_address;
+		$said = $new->start_fails;
+		$exit = 1;
+	}
+	isnt($exit, 0, "$what: no restore across the hole");
+	return ($exit, $said);
+}
+
+done_testing();

@@ -1,0 +1,150 @@
+# What users and strangers get wrong: each is refused, says why, and does nothing.
+use strict;
+use warnings;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use PgDr::Test qw(run_program);
+use Test::More;
+
+my $top = PostgreSQL::Test::Utils::tempdir();
+my ($exit, $out, $err);
+
+program_help_ok('pg_dr');
+program_version_ok('pg_dr');
+
+# Key files.
+($exit) = run_program('key', 'generate', "$top/good.key");
+is($exit, 0, 'key generate');
+is((stat "$top/good.key")[2] & 07777, 0600, 'the key file is private');
+like(slurp_file("$top/good.key"), qr/^pgdr-key-1-[0-9a-f]{64}-[0-9a-f]{8}$/m, 'and in the documented form');
+($exit, undef, $err) = run_program('key', 'generate', "$top/good.key");
+isnt($exit, 0, 'key generate never overwrites a key');
+like($err, qr/exists/, 'and says so');
+
+my ($key) = slurp_file("$top/good.key") =~ /^(pgdr-key-1-.*)$/m;
+(my $typo = $key) =~ s/-1-(.)/'-1-' . ($1 eq '0' ? '1' : '0')/e;
+my %bad_keys = (
+	empty => '', comments => "# nothing\n", typo => "$typo\n", twice => "$key\n$key\n", short => substr($key, 0, 40) . "\n",
+	binary => join('', map { chr } 0 .. 255), long => 'x' x 100000, 'other-version' => $key =~ s/key-1/key-2/r . "\n");
+for my $name (sort keys %bad_keys)
+{
+	append_to_file("$top/$name.key", $bad_keys{$name});
+	chmod 0600, "$top/$name.key";
+}
+append_to_file("$top/public.key", "$key\n");
+chmod 0644, "$top/public.key";
+
+my $node = PgDr::Test->create('main', wal_segsize => 1);
+my $id = $node->full_backup;
+my $url = $node->url;
+
+# [what, arguments, message]
+for my $case (
+	[ 'no command', [], qr/usage|try|command/i ],
+	[ 'unknown command', ['destroy'], qr/destroy/ ],
+	[ 'unknown option', [ 'list', '--repository', $url, '--key-file', $node->{key_file}, '--frobnicate' ], qr/frobnicate/ ],
+	[ 'no repository', [ 'list', '--key-file', $node->{key_file} ], qr/--repository/ ],
+	[ 'no key file', [ 'list', '--repository', $url ], qr/--key-file/ ],
+	[ 'no data directory', [ 'restore', '--repository', $url, '--key-file', $node->{key_file} ], qr/--pgdata/ ],
+	[ 'a stray argument', [ 'list', '--repository', $url, '--key-file', $node->{key_file}, 'stray' ], qr/stray/ ],
+	[ 'a repository that is not there', [ 'list', '--repository', "file://$top/absent", '--key-file', $node->{key_file} ], qr/absent/ ],
+	[ 'a directory that is no repository', [ 'list', '--repository', "file://$top", '--key-file', $node->{key_file} ], qr/repository\.json|repository/ ],
+	[ 'a relative file URL', [ 'list', '--repository', 'file://relative/dir', '--key-file', $node->{key_file} ], qr/relative|absolute/ ],
+	[ 'an unknown scheme', [ 'list', '--repository', 'ftp://host/dir', '--key-file', $node->{key_file} ], qr/ftp/ ],
+	[ 'no URL at all', [ 'list', '--repository', $node->{repository}, '--key-file', $node->{key_file} ], qr/repository|URL/ ],
+	[ 'a foreign key', [ 'list', '--repository', $url, '--key-file', "$top/good.key" ], qr/key/ ],
+	[ 'key none', [ 'list', '--repository', $url, '--key-file', 'none' ], qr/key/ ],
+	[ 'an absent key', [ 'list', '--repository', $url, '--key-file', "$top/absent.key" ], qr/absent\.key/ ],
+	[ 'a public key file', [ 'list', '--repository', $url, '--key-file', "$top/public.key" ], qr/public\.key/ ],
+	map { [ "key file: $_", [ 'list', '--repository', $url, '--key-file', "$top/$_.key" ], qr/\Q$_\E\.key/ ] } sort keys %bad_keys)
+{
+	my ($what, $arguments, $message) = @$case;
+	($exit, $out, $err) = run_program(@$arguments);
+	ok($exit > 0, "$what: refused");
+	like($err, $message, "$what: and says why");
+	unlike("$out$err", qr/[0-9a-f]{64}/, "$what: no key in the message");
+}
+
+
+# wal-get: 1 means "not there", and only that; everything else must abort recovery.
+my $system = $node->system_identifier;
+my @wal_get = ('wal-get', '--repository', $url, '--key-file', $node->{key_file}, '--system-identifier', $system);
+for my $case (
+	[ 'an absent segment', [ @wal_get, '0000000100000000000000F0', "$top/w" ], sub { $_[0] == 1 } ],
+	[ 'an absent history file', [ @wal_get, '00000009.history', "$top/w" ], sub { $_[0] == 1 } ],
+	[ 'an absurd name', [ @wal_get, '../../etc/passwd', "$top/w" ], sub { $_[0] > 125 } ],
+	[ 'a foreign key', [ @wal_get[ 0 .. 2 ], '--key-file', "$top/good.key", @wal_get[ 5, 6 ], '000000010000000000000001', "$top/w" ], sub { $_[0] > 125 } ],
+	[ 'no repository', [ @wal_get[ 0, 1 ], "file://$top/absent", @wal_get[ 3 .. 6 ], '000000010000000000000001', "$top/w" ], sub { $_[0] > 125 } ],
+	[ 'a target that can\'t be written', [ @wal_get, '000000010000000000000001', "$top/no/such/w" ], sub { $_[0] > 125 } ],
+	[ 'missing arguments', [ @wal_get, '000000010000000000000001' ], sub { $_[0] > 125 } ])
+{
+	my ($what, $arguments, $right) = @$case;
+	($exit) = run_program(@$arguments);
+	ok($right->($exit), "wal-get, $what: exit $exit");
+	ok(!-e "$top/w", "wal-get, $what: no file");
+}
+($exit) = run_program(@wal_get, '000000010000000000000001', "$top/w");
+is($exit, 0, 'wal-get, a segment that is there');
+is(-s "$top/w", 1 << 20, 'whole');
+
+# SQL: refused with a clean error.  [statement, message]
+for my $case (
+	[ q{SELECT dr_backup('ful')}, qr/ful/ ],
+	[ q{SELECT dr_backup(NULL)}, qr/null|kind/i ],
+	[ q{SELECT dr_cancel('no such backup')}, qr/no such backup/ ],
+	[ qq{SELECT dr_cancel('$id')}, qr/\Q$id\E|not running/ ],
+	[ q{SET pg_dr.repositories = 'main=file:///tmp/x'}, qr/cannot be changed|parameter/ ],
+	[ q{SET pg_dr.nonsense = 1}, qr/nonsense/ ])
+{
+	my ($sql, $message) = @$case;
+	($exit, $out, $err) = $node->psql('postgres', $sql);
+	isnt($exit, 0, "refused: $sql");
+	like($err, $message, 'and says why');
+}
+
+# Nobody but whom the DBA trusts.
+$node->safe_psql('postgres', 'CREATE ROLE nobody LOGIN; CREATE ROLE watcher LOGIN IN ROLE pg_monitor');
+for my $sql (q{SELECT dr_backup('full')}, q{SELECT dr_adopt()}, q{SELECT dr_sync()}, q{SELECT dr_cancel('x')}, 'SELECT * FROM dr_backups')
+{
+	($exit, undef, $err) = $node->psql('postgres', $sql, extra_params => [ '-U', 'nobody' ]);
+	like($err, qr/permission denied/, "not for everybody: $sql");
+}
+($exit) = $node->psql('postgres', 'SELECT * FROM dr_backups', extra_params => [ '-U', 'watcher' ]);
+is($exit, 0, 'pg_monitor may look');
+for my $setting ('pg_dr.encryption_key_file', 'pg_dr.repositories')
+{
+	($exit, $out, $err) = $node->psql('postgres', "SHOW $setting", extra_params => [ '-U', 'nobody' ]);
+	isnt($exit, 0, "$setting is for superusers");
+}
+
+# Settings that are wrong when the server runs: the backup says so, the server lives on.
+my $since = $node->alive_since;
+for my $case (
+	[ 'pg_dr.repositories', q{''}, qr/repositories/ ],
+	[ 'pg_dr.repositories', q{'main=gopher://x'}, qr/gopher|repositories/ ],
+	[ 'pg_dr.repositories', q{'file:///tmp/x'}, qr/repositories|name/ ],
+	[ 'pg_dr.encryption_key_file', q{''}, qr/encryption_key_file/ ],
+	[ 'pg_dr.encryption_key_file', "'$top/absent.key'", qr/absent\.key/ ],
+	[ 'pg_dr.encryption_key_file', "'$top/typo.key'", qr/typo\.key/ ],
+	[ 'pg_dr.encryption_key_file', "'$top/good.key'", qr/key/ ],
+	[ 'pg_dr.encryption_key_file', q{'none'}, qr/key/ ])
+{
+	my ($setting, $value, $message) = @$case;
+	my $conf = slurp_file($node->data_dir . '/postgresql.conf');
+	$node->append_conf('postgresql.conf', "$setting = $value");
+	my $offset = -s $node->logfile;
+	$node->reload;
+	($exit, $out, $err) = $node->psql('postgres', q{SELECT pg_sleep(0.3); SELECT dr_backup('full')});
+	# A value that the setting itself refuses stays in the log, and the old one in force.
+	if ($exit == 0) { like(slurp_file($node->logfile, $offset), qr/invalid value for parameter "\Q$setting\E"/, "$setting = $value: refused") }
+	else { like($err, $message, "$setting = $value: dr_backup says why") }
+	unlink $node->data_dir . '/postgresql.conf';
+	$node->append_conf('postgresql.conf', $conf);
+	$node->reload;
+}
+is($node->alive_since, $since, 'the server never restarted');
+$node->safe_psql('postgres', q{SELECT pg_sleep(0.3); SELECT dr_backup('full')});
+pass('and makes backups again');
+$node->stop;
+
+done_testing();

@@ -1,0 +1,110 @@
+# The archive module: idempotent, never overwriting, durable before it says yes.
+use strict;
+use warnings;
+use File::Copy qw(copy);
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use PgDr::Test qw(flip process_gone reader wait_until);
+use Test::More;
+
+my $node = PgDr::Test->create('main', wal_segsize => 1);
+my $since = $node->alive_since;
+my $status = $node->data_dir . '/pg_wal/archive_status';
+
+# --- the same again is success: a crash between upload and .done offers it twice
+my $segment = $node->wait_archived;
+my $object = $node->object_path($node->wal_object($segment));
+my $stored = slurp_file($object);
+wait_until('.done', sub { -e "$status/$segment.done" });
+rename "$status/$segment.done", "$status/$segment.ready" or die $!;
+$node->wait_archived;
+wait_until('.done again', sub { -e "$status/$segment.done" });
+ok(slurp_file($object) eq $stored, 'the same segment again: accepted, and the object is the first one');
+
+# --- other bytes under the name: refused for ever, both named, nothing overwritten
+my $next = $node->safe_psql('postgres', q{SELECT pg_walfile_name(pg_current_wal_lsn())});
+my $taken = $node->object_path($node->wal_object($next));
+copy($object, $taken) or die $!;
+my $offset = -s $node->logfile;
+my $failed = $node->safe_psql('postgres', 'SELECT failed_count FROM pg_stat_archiver');
+$node->safe_psql('postgres', q{SELECT pg_create_restore_point('x'), pg_switch_wal()});
+$node->poll_query_until('postgres', "SELECT failed_count > $failed FROM pg_stat_archiver");
+pass('a name that is taken counts in pg_stat_archiver');
+my $log = slurp_file($node->logfile, $offset);
+like($log, qr/\Q$next\E/, 'the log names the segment');
+like($log, qr/\Q@{[$node->wal_object($next)]}\E/, 'and the object');
+ok(slurp_file($taken) eq $stored, 'the object is not overwritten');
+ok(-e "$status/$next.ready", 'the segment still waits');
+is($node->alive_since, $since, 'an error in the callback is no crash');
+
+# --- put right, it goes on by itself
+unlink $taken;
+$node->wait_archived;
+ok(-e $taken, 'the archiver goes on when the cause is gone');
+is($node->safe_psql('postgres', 'SELECT last_archived_wal >= ' . "'$next'" . ' FROM pg_stat_archiver'), 't', 'and says so');
+
+# --- a repository that is not there: failure, not loss
+rename $node->{repository}, "$node->{repository}.away" or die $!;
+append_to_file($node->{repository}, "in the way\n");
+$failed = $node->safe_psql('postgres', 'SELECT failed_count FROM pg_stat_archiver');
+my $waiting = $node->safe_psql('postgres', q{SELECT pg_create_restore_point('y'); SELECT pg_walfile_name(pg_switch_wal())}) =~ s/.*\n//sr;
+$node->poll_query_until('postgres', "SELECT failed_count > $failed FROM pg_stat_archiver");
+ok(-e "$status/$waiting.ready", 'an absent store: the segment waits');
+unlink $node->{repository};
+rename "$node->{repository}.away", $node->{repository} or die $!;
+wait_until('the segment arrives', sub { -e $node->object_path($node->wal_object($waiting)) });
+pass('and arrives when the store is back');
+
+# --- shutdown: the last user WAL is in the repository although the workers are gone
+my $id = $node->full_backup;
+$node->safe_psql('postgres', 'CREATE TABLE last_words AS SELECT generate_series(1, 1000) a');
+my $last = $node->safe_psql('postgres', 'SELECT pg_walfile_name(pg_current_wal_insert_lsn())');
+my $sum = $node->checksums;
+$node->system_identifier;
+$node->stop('fast');
+ok(-e $node->object_path($node->wal_object($last)), 'a fast shutdown archives the last segment');
+my $copy = $node->restored('copy');
+is($copy->checksums, $sum, 'which brings back what was written last');
+
+# --- a copy has no token: it waits, and says so, until it is adopted
+$offset = 0;
+like(slurp_file($copy->logfile), qr/lineage|adopt/, 'a copy says that it does not archive');
+$failed = $copy->safe_psql('postgres', 'SELECT failed_count FROM pg_stat_archiver');
+my $foreign = $copy->safe_psql('postgres', q{SELECT pg_create_restore_point('z'); SELECT pg_walfile_name(pg_switch_wal())}) =~ s/.*\n//sr;
+$copy->poll_query_until('postgres', 'SELECT failed_count > 0 FROM pg_stat_archiver');
+ok(!-e $node->object_path($node->wal_object($foreign)), 'a copy does not archive');
+my ($exit, undef, $err) = $copy->psql('postgres', q{SELECT dr_backup('full')});
+isnt($exit, 0, 'nor make backups');
+like($err, qr/adopt/, 'and its error says what to do');
+
+# --- the original, started again, is still the writer
+$node->start;
+$node->wait_archived;
+pass('the original archives as before');
+
+# --- adopted, the copy is the writer, with its history; the original must lose, clearly
+$copy->safe_psql('postgres', 'SELECT dr_adopt()');
+wait_until('the copy archives', sub { -e $node->object_path($node->wal_object($foreign)) });
+ok(-e $node->object_path($node->wal_object('00000002.history')), 'its timeline history is archived');
+is(scalar($node->objects(qr{/wal/00000001/[0-9A-F]{24}\.partial$})), 1, 'the last segment of the old timeline, as .partial');
+$offset = -s $node->logfile;
+my $lost = $node->safe_psql('postgres', q{SELECT pg_create_restore_point('a'); SELECT pg_walfile_name(pg_switch_wal())}) =~ s/.*\n//sr;
+$node->wait_for_log(qr/lineage|adopt/, $offset);
+ok(!-e $node->object_path($node->wal_object($lost)), 'the original does not archive any more');
+ok(scalar($node->objects(qr{\.backup$})) >= 1, 'backup history files are archived');
+
+# --- the child dies while nothing happens: the next segment starts a new one
+kill 9, $copy->archiver_agent // 0;
+$copy->wait_archived;
+pass('a dead child is replaced');
+
+# --- SIGTERM to the archiver's child, SIGTERM to the archiver: nothing worse than a retry
+kill 'TERM', $copy->archiver;
+$copy->wait_archived;
+pass('a new archiver goes on');
+
+$exit = (reader('verify', '--repository', $node->{repository}, '--key-file', $node->{key_file}))[0];
+is($exit, 0, 'the independent reader finds no problem');
+$copy->stop;
+$node->stop('immediate');
+done_testing();

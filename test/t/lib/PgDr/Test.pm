@@ -1,0 +1,416 @@
+# What the tests of pg_dr have in common: a PostgreSQL::Test::Cluster that knows
+# its repository.
+#
+#   my $node = PgDr::Test->create('main');            # initdb, settings, start, CREATE EXTENSION
+#   my $id = $node->full_backup;
+#   my $before = $node->checksums;
+#   $node->destroy;                                   # kill -9 and rm -rf
+#   my $again = $node->restored('again', args => ['--target-immediate']);
+#   is($again->checksums, $before);
+#
+# A node of restored() has the same repository, and no extension settings of its
+# own but those in its restored postgresql.conf: like any copy it may not archive
+# before dr_adopt().
+package PgDr::Test;
+
+use strict;
+use warnings;
+use parent 'PostgreSQL::Test::Cluster';
+
+use Carp;
+use Exporter ();
+use File::Find ();
+use File::Path ();
+use FindBin;
+use IPC::Run ();
+use JSON::PP ();
+use PostgreSQL::Test::Utils ();
+use Test::More;
+use Time::HiRes qw(usleep time);
+
+our @EXPORT_OK = qw(run_program reader flip wait_until campaign random_seed process_gone);
+sub import { goto &Exporter::import }
+
+my $TIMEOUT = $PostgreSQL::Test::Utils::timeout_default;
+
+# The long random trials: test/run --campaign.
+sub campaign { return $ENV{PGDR_CAMPAIGN} ? 1 : 0 }
+
+# Random trials name their seed, PGDR_SEED repeats them.
+sub random_seed
+{
+	my $seed = $ENV{PGDR_SEED} // int(time() * 1000) % 2**31;
+	srand($seed);
+	note "PGDR_SEED=$seed";
+	return $seed;
+}
+
+sub wait_until
+{
+	my ($what, $condition, $seconds) = @_;
+	my $end = time() + ($seconds // $TIMEOUT);
+	while (time() < $end)
+	{
+		my $got = $condition->();
+		return $got if $got;
+		usleep(50_000);
+	}
+	croak "timed out waiting until $what";
+}
+
+sub process_gone
+{
+	my ($pid) = @_;
+	return 1 unless kill(0, $pid);
+	# A zombie is gone for us: someone else's to reap.
+	return PostgreSQL::Test::Utils::slurp_file("/proc/$pid/stat") =~ /\) Z / if -e "/proc/$pid/stat";
+	return 1;
+}
+
+# ------------------------------------------------------------------ programs
+
+# The program with any arguments: (exit code, stdout, stderr); a signal's number is negative.
+sub run_program
+{
+	my (@arguments) = @_;
+	my $options = ref $arguments[-1] eq 'HASH' ? pop @arguments : {};
+	local %ENV = (%ENV, %{ $options->{env} // {} });
+	my ($out, $err) = ('', '');
+	note 'pg_dr ' . join ' ', @arguments;
+	IPC::Run::run([ 'pg_dr', @arguments ], '<', \undef, '>', \$out, '2>', \$err, IPC::Run::timeout($options->{timeout} // $TIMEOUT));
+	my $exit = $? & 127 ? -($? & 127) : $? >> 8;
+	note "exit $exit\n$err" if $exit != 0;
+	return ($exit, $out, $err);
+}
+
+# The independent reader: (exit code, output).
+sub reader
+{
+	my ($out) = ('');
+	IPC::Run::run([ "$FindBin::Bin/../vectors/reader.py", @_ ], '<', \undef, '>&', \$out);
+	return ($? >> 8, $out);
+}
+
+# Invert $length bytes of a file from $offset on (default: 8 bytes in its middle).
+sub flip
+{
+	my ($path, $offset, $length) = @_;
+	$length //= 8;
+	$offset //= int((-s $path) / 2);
+	chmod 0600, $path;
+	open my $file, '+<:raw', $path or croak "$path: $!";
+	seek $file, $offset, 0;
+	read($file, my $bytes, $length);
+	seek $file, $offset, 0;
+	print $file $bytes ^ ("\xff" x length $bytes);
+	close $file or croak "$path: $!";
+	return;
+}
+
+# --------------------------------------------------------------- the cluster
+
+# create(NAME, encryption => 1, wal_segsize => MB, initdb => [...], conf => TEXT, start => 1)
+sub create
+{
+	my ($class, $name, %options) = @_;
+	my $node = $class->new($name);
+	my $top = $node->basedir;
+	my $encryption = $options{encryption} // 1;
+
+	$node->{repository} = "$top/repository";
+	$node->{key_file} = $encryption ? "$top/dr.key" : 'none';
+	if ($encryption)
+	{
+		my ($exit, undef, $err) = run_program('key', 'generate', "$top/dr.key");
+		BAIL_OUT("pg_dr key generate: $err") if $exit != 0;
+	}
+	$node->init(extra => [
+		'-k', '-E', 'UTF8', '--no-locale', '-U', 'postgres',
+		'--wal-segsize', $options{wal_segsize} // 16, @{ $options{initdb} // [] } ]);
+	$node->append_conf('postgresql.conf', <<"END" . ($options{conf} // ''));
+wal_level = replica
+max_wal_senders = 4
+max_connections = 40
+shared_buffers = 16MB
+max_wal_size = 256MB
+log_statement = none
+shared_preload_libraries = 'pg_dr'
+archive_mode = on
+archive_library = 'pg_dr'
+pg_dr.repositories = 'main=file://$node->{repository}'
+pg_dr.encryption_key_file = '$node->{key_file}'
+END
+	$ENV{PGUSER} = 'postgres';
+	return $node unless $options{start} // 1;
+	$node->start;
+	$node->safe_psql('postgres', 'CREATE EXTENSION pg_dr');
+	return $node;
+}
+
+sub url { return 'file://' . $_[0]->{repository} }
+
+# A command of the program against this repository.
+sub program
+{
+	my ($self, $command, @rest) = @_;
+	return run_program($command, '--repository', $self->url, '--key-file', $self->{key_file}, @rest);
+}
+
+sub full_backup
+{
+	my ($self) = @_;
+	my $id = $self->safe_psql('postgres', "SELECT dr_backup('full')");
+	like($id, qr/^\d{8}T\d{6}Z-full-[0-9a-f]{6}$/, "backup $id");
+	return $id;
+}
+
+sub system_identifier
+{
+	my ($self) = @_;
+	return $self->{system_identifier} //=
+	  $self->safe_psql('postgres', 'SELECT system_identifier FROM pg_control_system()');
+}
+
+# Ids that `pg_dr list` shows: what another machine would believe.
+sub listed
+{
+	my ($self) = @_;
+	return map { $_->{id} } $self->listing;
+}
+
+sub listing
+{
+	my ($self) = @_;
+	my ($exit, $out, $err) = $self->program('list', '--json');
+	croak "pg_dr list: $err" if $exit != 0;
+	my $list = JSON::PP::decode_json($out);
+	return @{ ref $list eq 'HASH' ? $list->{backups} : $list };
+}
+
+# Everything that is written so far is in the repository; returns the last segment's name.
+sub wait_archived
+{
+	my ($self) = @_;
+	my $segment = $self->safe_psql('postgres', q{
+		SELECT pg_create_restore_point('wait_archived') IS NULL;
+		SELECT pg_walfile_name(pg_switch_wal())});
+	$segment =~ s/.*\n//s;
+	wait_until("$segment is archived",
+		sub { -e $self->object_path($self->wal_object($segment)) });
+	return $segment;
+}
+
+# Every process of the server is gone, then every file of it.
+sub destroy
+{
+	my ($self, @directories) = @_;
+	my @family = $self->{_pid} ? ($self->{_pid}, descendants($self->{_pid})) : ();
+	$self->system_identifier if $self->{_pid};
+	$self->kill9;
+	wait_until('the server is gone', sub { !grep { !process_gone($_) } @family });
+	File::Path::rmtree([ $self->data_dir, @directories ]);
+	return;
+}
+
+# `pg_dr restore` into a new node: (node, exit, stdout, stderr)
+sub try_restore
+{
+	my ($self, $name, @arguments) = @_;
+	my $options = ref $arguments[-1] eq 'HASH' ? pop @arguments : {};
+	my $node = ref($self)->new($name);
+	@$node{qw(repository key_file)} = @$self{qw(repository key_file)};
+	my @result = $self->program('restore', '--pgdata', $node->data_dir, @arguments, $options);
+	return ($node, @result);
+}
+
+# restored(NAME, args => [...], conf => TEXT, start => 1, wait => 1): a restored node, running and out of recovery.
+sub restored
+{
+	my ($self, $name, %options) = @_;
+	my ($node, $exit, undef, $err) = $self->try_restore($name, @{ $options{args} // [] });
+	is($exit, 0, "$name: pg_dr restore") or BAIL_OUT($err);
+	$node->own_address($options{conf});
+	return $node unless $options{start} // 1;
+	$node->start;
+	$node->wait_recovered if $options{wait} // 1;
+	return $node;
+}
+
+# The restored configuration is the old cluster's: last settings win.
+sub own_address
+{
+	my ($self, $more) = @_;
+	$self->append_conf('postgresql.conf',
+		"port = @{[$self->port]}\nunix_socket_directories = '@{[$self->host]}'\nlisten_addresses = ''\n" . ($more // ''));
+	return;
+}
+
+sub wait_recovered
+{
+	my ($self) = @_;
+	$self->poll_query_until('postgres', 'SELECT NOT pg_is_in_recovery()')
+	  or croak 'recovery does not end';
+	return;
+}
+
+# start() of a server that must not come up: the part of its log that says why.
+sub start_fails
+{
+	my ($self) = @_;
+	my $offset = -s $self->logfile // 0;
+	my $started = $self->start(fail_ok => 1);
+	# A pg_ctl that saw a hot standby says yes although recovery aborts a moment later.
+	wait_until('recovery aborts', sub { process_gone($self->{_pid}) }) if $started;
+	$self->{_pid} = undef;
+	return PostgreSQL::Test::Utils::slurp_file($self->logfile, $offset);
+}
+
+# ------------------------------------------------------------------- contents
+
+# One line per table, sequence and set of large objects of every database; pg_dr's own catalogue
+# is left out, it rightly differs between a cluster and its copy.
+sub checksums
+{
+	my ($self) = @_;
+	my @lines;
+	for my $database (split /\n/, $self->safe_psql('postgres',
+			'SELECT datname FROM pg_database WHERE datallowconn ORDER BY 1'))
+	{
+		my @relations = split /\n/, $self->safe_psql($database, q{
+			SELECT quote_ident(nspname) || '.' || quote_ident(relname)
+			FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
+			WHERE relkind IN ('r', 'm', 'S') AND relpersistence = 'p'
+			  AND (nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast', 'dr') OR relname = 'pg_largeobject')
+			ORDER BY 1});
+		push @lines, $self->safe_psql($database, join ';',
+			map { "SELECT '$database $_ ' || count(*) || ' ' || coalesce(sum(hashtextextended(t::text, 0)::numeric), 0) FROM $_ t" }
+			@relations) if @relations;
+	}
+	return join "\n", @lines;
+}
+
+# What PostgreSQL itself can say about a cluster's soundness; stops the node.
+sub sound
+{
+	my ($self, $name) = @_;
+	$name //= $self->name;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	$self->command_ok([ 'pg_amcheck', '--all', '--install-missing', '--heapallindexed', '--parent-check' ],
+		"$name: pg_amcheck finds nothing");
+	$self->stop;
+	$self->command_ok([ 'pg_checksums', '--check', '-D', $self->data_dir ], "$name: pg_checksums finds nothing");
+	return;
+}
+
+# --------------------------------------------------------------- repository
+
+sub object_path { return "$_[0]->{repository}/$_[1]" }
+
+# The object of a WAL file: 000000010000000000000003, 00000002.history, ...
+sub wal_object
+{
+	my ($self, $file) = @_;
+	return $self->system_identifier . '/wal/' . substr($file, 0, 8) . "/$file";
+}
+
+# Names of all objects, sorted; those that match, when a pattern is given.
+sub objects
+{
+	my ($self, $pattern) = @_;
+	my @names;
+	File::Find::find({ no_chdir => 1, wanted => sub {
+			$File::Find::prune = 1 if m{/\.tmp$};
+			push @names, substr($_, 1 + length $self->{repository}) if -f;
+		} }, $self->{repository});
+	return sort grep { !$pattern || $_ =~ $pattern } @names;
+}
+
+# --------------------------------------------------- children, steps, deaths
+
+# Every process below a process.
+sub descendants
+{
+	my ($root) = @_;
+	my %children;
+	for my $stat (glob '/proc/[0-9]*/stat')
+	{
+		open my $file, '<', $stat or next;
+		my $line = <$file> // next;
+		push @{ $children{$2} }, $1 if $line =~ /^(\d+) \(.*\) \S (\d+)/s;
+	}
+	my @found = @{ $children{$root} // [] };
+	for (my $i = 0; $i < @found; $i++) { push @found, @{ $children{ $found[$i] } // [] } }
+	return @found;
+}
+
+# Pids of the server's `pg_dr agent` children, the archiver's not among them.
+sub agents
+{
+	my ($self) = @_;
+	my $archiver = $self->archiver // 0;
+	return grep { command_line($_) =~ /pg_dr\0agent/ && parent($_) != $archiver } descendants($self->{_pid});
+}
+
+sub archiver_agent
+{
+	my ($self) = @_;
+	my $archiver = $self->archiver // return;
+	return (grep { command_line($_) =~ /pg_dr\0agent/ } descendants($archiver))[0];
+}
+
+sub archiver
+{
+	my ($self) = @_;
+	return (grep { command_line($_) =~ /: archiver/ } descendants($self->{_pid}))[0];
+}
+
+sub command_line
+{
+	open my $file, '<', "/proc/$_[0]/cmdline" or return '';
+	local $/;
+	return <$file> // '';
+}
+
+sub parent
+{
+	open my $file, '<', "/proc/$_[0]/stat" or return 0;
+	return <$file> =~ /\) \S (\d+)/ ? $1 : 0;
+}
+
+# dr_backup() in a session of its own: returns a function that waits for its end, (exit, stdout, stderr).
+sub start_backup
+{
+	my ($self, $sql) = @_;
+	my ($out, $err) = ('', '');
+	my $run = IPC::Run::start(
+		[ 'psql', '-XAtq', '-d', $self->connstr('postgres'), '-c', $sql // "SELECT dr_backup('full')" ],
+		'<', \undef, '>', \$out, '2>', \$err, IPC::Run::timeout($TIMEOUT));
+	return sub {
+		$run->finish;
+		return ($? >> 8, $out, $err);
+	};
+}
+
+# The next process that comes to this step waits there (src/protocol.h); '' for none.
+sub hold_at
+{
+	my ($self, $step) = @_;
+	$self->append_conf('postgresql.conf', "pg_dr.debug_hold_at = '$step'");
+	$self->reload;
+	return;
+}
+
+sub wait_held
+{
+	my ($self, $step, $offset) = @_;
+	return $self->wait_for_log(qr/held at (step )?"?\Q$step\E/, $offset // 0);
+}
+
+# The server has not restarted since: neither postmaster nor shared memory.
+sub alive_since
+{
+	my ($self) = @_;
+	return $self->safe_psql('postgres', 'SELECT pg_postmaster_start_time()');
+}
+
+1;
