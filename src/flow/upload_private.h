@@ -1,0 +1,108 @@
+/*
+ * upload_private.h
+ *	  What the two halves of the upload conveyor share: upload.c (order, packs,
+ *	  threads) and upload_worker.c (reading, judging, compressing).
+ *
+ * Copyright (c) 2026, pg_dr contributors
+ */
+#ifndef PGDR_UPLOAD_PRIVATE_H
+#define PGDR_UPLOAD_PRIVATE_H
+
+#include <stdatomic.h>
+
+#include "flow/queue.h"
+#include "flow/upload.h"
+
+#define PACK_TARGET		((size_t) 32 * 1024 * 1024)
+#define RANGE_FRAMES	32		/* frames that one worker takes at once */
+#define WINDOW_FILES	8192	/* files in the conveyor */
+#define MAX_SUSPECTS	65536
+
+/* A file on its way; freed by the adding thread when it is the oldest and complete. */
+typedef struct UploadFile
+{
+	struct UploadFile *next;
+	WalkEntry	entry;			/* path is owned */
+	char	   *full_path;
+	pthread_mutex_t lock;		/* of fd and opened */
+	int			fd;
+	bool		opened;
+	bool		vanished;
+	uint32		n_frames;
+	Frame	   *frames;
+	uint32		ranges_left;	/* under the conveyor's lock */
+} UploadFile;
+
+typedef struct Range
+{
+	UploadFile *file;
+	uint32		first;
+	uint32		count;
+} Range;
+
+typedef struct Pack
+{
+	SealBuffer	buffer;
+	uint32		number;			/* 0: not begun */
+	uint32		frames;
+} Pack;
+
+/* What is known of a stored pack, kept to the end. */
+typedef struct PackInfo
+{
+	uint64		size;
+	uint8		sha256[32];
+	uint32		frames;
+} PackInfo;
+
+/* A page that was too new to judge. */
+typedef struct Suspect
+{
+	char	   *path;
+	uint32		block;
+	uint16		expected;
+	uint16		found;
+	XLogRecPtr	lsn;
+	bool		sound;
+} Suspect;
+
+struct Upload
+{
+	UploadOptions o;
+
+	Queue		ranges;
+	Queue		free_packs;
+	Queue		sealed;
+	Pack	   *packs;
+	pthread_t  *threads;		/* jobs workers, then jobs uploaders */
+	int			n_workers;		/* started */
+	int			n_uploaders;
+	bool		finished;
+
+	pthread_mutex_t lock;
+	pthread_cond_t progressed;
+	UploadFile *oldest;			/* the window, adding thread only */
+	UploadFile *newest;
+	int			window;
+	DrError		error;			/* the first one; under lock */
+	bool		failed;
+	PackInfo   *info;			/* by number - 1; under lock */
+	uint32		info_cap;
+	Suspect    *suspects;		/* under lock */
+	int			n_suspects;
+	int64		rate_next;		/* when the next byte may be read; under lock */
+
+	atomic_uint next_pack;
+	_Atomic uint64 flushed;
+	_Atomic uint64 bytes;
+	_Atomic uint64 files;
+	_Atomic uint64 stored;
+};
+
+/* Record the first failure and stop every belt.  Always returns false. */
+extern bool upload_fail(Upload *u, const DrError *err);
+
+/* A worker's whole life. */
+extern void *upload_worker(void *arg);
+
+#endif							/* PGDR_UPLOAD_PRIVATE_H */
