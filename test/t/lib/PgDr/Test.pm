@@ -119,6 +119,7 @@ sub create
 
 	$node->{repository} = "$top/repository";
 	$node->{key_file} = $encryption ? "$top/dr.key" : 'none';
+	mkdir $node->{repository} or croak "$node->{repository}: $!";
 	if ($encryption)
 	{
 		my ($exit, undef, $err) = run_program('key', 'generate', "$top/dr.key");
