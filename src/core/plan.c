@@ -1,0 +1,228 @@
+/*
+ * plan.c
+ *	  What a restore does, or why it can't be done.
+ *
+ * Copyright (c) 2026, pg_dr contributors
+ */
+#include "core/plan.h"
+
+const char *
+target_kind_name(TargetKind kind)
+{
+	static const char *const names[] = {NULL, "time", "lsn", "xid", "name", "immediate"};
+
+	return names[kind];
+}
+
+bool
+target_parse(Target *t, TargetKind kind, const char *text, DrError *err)
+{
+	t->kind = kind;
+	t->text = text;
+	if (kind == TARGET_TIME && !time_parse(text, &t->time))
+	{
+		dr_error(err, DR_CONFIG, "\"%s\" is not a time that leaves nothing to guess", text);
+		return dr_hint(err, "Write it with its zone: 2026-01-31 12:00:00+01.");
+	}
+	if (kind == TARGET_LSN && !lsn_parse(text, &t->lsn))
+	{
+		dr_error(err, DR_CONFIG, "\"%s\" is not a WAL location", text);
+		return dr_hint(err, "Write it as in 0/3000028.");
+	}
+	if (kind == TARGET_XID &&
+		(text[0] == '\0' || strlen(text) > 20 || strspn(text, "0123456789") != strlen(text)))
+		return dr_error(err, DR_CONFIG, "\"%s\" is not a transaction id", text);
+	if (kind == TARGET_NAME && (text[0] == '\0' || strlen(text) > 63 || strpbrk(text, "\n\r") != NULL))
+		return dr_error(err, DR_CONFIG, "the restore point's name must have 1 to 63 characters");
+	return true;
+}
+
+/* Does the backup end on this history, before it leaves the backup's timeline? */
+static bool
+on_history(const BackupInfo *b, const History *h)
+{
+	const TimelineEntry *e = history_find(h, b->timeline);
+
+	return e != NULL && (e->end == InvalidXLogRecPtr || b->stop_lsn <= e->end);
+}
+
+bool
+plan_backup_suits(const BackupInfo *b, const History *h, const Target *t)
+{
+	if (!on_history(b, h))
+		return false;
+	if (t->kind == TARGET_TIME)
+		return b->stopped_at <= t->time;
+	if (t->kind == TARGET_LSN)
+		return b->stop_lsn <= t->lsn;
+	return true;
+}
+
+static bool
+wal_has(const WalSet *wal, const char *file)
+{
+	size_t		lo = 0;
+	size_t		hi = wal->n;
+
+	while (lo < hi)
+	{
+		size_t		mid = (lo + hi) / 2;
+		int			c = strcmp(file, wal->files[mid]);
+
+		if (c == 0)
+			return true;
+		if (c < 0)
+			hi = mid;
+		else
+			lo = mid + 1;
+	}
+	return false;
+}
+
+/* The first segment after segno that the history uses and the archive has; 0: none. */
+static uint64
+next_present(const WalSet *wal, const History *h, uint64 segno, uint32 size)
+{
+	uint64		next = 0;
+
+	for (size_t i = 0; i < wal->n; i++)
+	{
+		WalFile		w;
+		uint64		n;
+
+		if (!wal_file_parse(wal->files[i], &w))
+			continue;
+		n = wal_segment_number(&w, size);
+		if (n > segno && (next == 0 || n < next) &&
+			history_segment_timeline(h, n, size) == w.timeline)
+			next = n;
+	}
+	return next;
+}
+
+/* The end of the unbroken row of segments that begins at the backup's start. */
+static uint64
+row_end(const WalSet *wal, const History *h, uint64 segno, uint32 size, Plan *plan)
+{
+	for (;; segno++)
+	{
+		char		file[25];
+		TimeLineID	tli = history_segment_timeline(h, segno, size);
+
+		wal_segment_name(file, tli, segno, size);
+		if (!wal_has(wal, file))
+			return segno;
+		strcpy(plan->last_segment, file);
+		plan->frontier_timeline = tli;
+	}
+}
+
+static bool
+missing_segment(DrError *err, const BackupInfo *b, const History *h, uint64 segno, uint64 next,
+				const char *consequence)
+{
+	uint32		size = b->wal_segment_size;
+	char		file[25];
+	char		later[25];
+	char		from[LSN_TEXT_MAX];
+	char		to[LSN_TEXT_MAX];
+	ObjectName	name;
+
+	wal_segment_name(file, history_segment_timeline(h, segno, size), segno, size);
+	name_wal(name, b->system_identifier, file);
+	dr_error(err, DR_DAMAGED, "WAL segment \"%s\" is missing from the repository", file);
+	lsn_format(from, segno * size);
+	if (next > 0)
+	{
+		wal_segment_name(later, history_segment_timeline(h, next, size), next, size);
+		lsn_format(to, next * size);
+		dr_detail(err, "Object \"%s\" does not exist, but \"%s\" does: WAL from %s to %s is missing.",
+				  name, later, from, to);
+	}
+	else
+		dr_detail(err, "Object \"%s\" does not exist: WAL from %s on is missing.", name, from);
+	return dr_hint(err, "%s", consequence);
+}
+
+static bool
+check_lsn_target(const Plan *plan, const BackupInfo *b, const Target *t, DrError *err)
+{
+	char		stop[LSN_TEXT_MAX];
+	char		end[LSN_TEXT_MAX];
+
+	lsn_format(stop, b->stop_lsn);
+	lsn_format(end, plan->frontier);
+	if (t->lsn >= b->stop_lsn && t->lsn <= plan->frontier)
+		return true;
+	dr_error(err, DR_CONFIG, "target location %s can't be reached with backup %s", t->text, b->id);
+	dr_detail(err, "From this backup, every location from %s to %s can.", stop, end);
+	return dr_hint(err, t->lsn < b->stop_lsn ? "Choose an earlier backup, or a later target." :
+				   "The WAL that you ask for was never archived, or lies behind a gap.");
+}
+
+static bool
+check_time_target(const BackupInfo *b, const Target *t, DrError *err)
+{
+	char		text[TIME_TEXT_MAX];
+
+	if (t->time >= b->stopped_at)
+		return true;
+	time_format(text, b->stopped_at);
+	dr_error(err, DR_CONFIG, "target time \"%s\" can't be reached with backup %s", t->text, b->id);
+	dr_detail(err, "The backup is consistent from %s on.", text);
+	return dr_hint(err, "Choose an earlier backup, or a later target.");
+}
+
+bool
+plan_make(Plan *plan, const BackupInfo *b, const History *h, const WalSet *wal, const Target *t,
+		  DrError *err)
+{
+	uint32		size = b->wal_segment_size;
+	uint64		first = b->start_lsn / size;
+	uint64		last_needed = (b->stop_lsn - 1) / size;
+	uint64		end;
+	uint64		next;
+
+	memset(plan, 0, sizeof(*plan));
+	plan->backup = b;
+	plan->timeline = h->v[h->n - 1].tli;
+	if (!on_history(b, h))
+	{
+		dr_error(err, DR_CONFIG, "backup %s is not on the way to timeline %u", b->id, plan->timeline);
+		return dr_hint(err, "Choose another backup, or another --target-timeline.");
+	}
+	end = row_end(wal, h, first, size, plan);
+	plan->frontier = end * size;
+	next = next_present(wal, h, end, size);
+	if (end <= last_needed)
+		return missing_segment(err, b, h, end, next,
+							   "The backup needs it to become consistent. Choose another backup, "
+							   "or bring the object back from a copy.");
+	if ((t->kind == TARGET_LSN && !check_lsn_target(plan, b, t, err)) ||
+		(t->kind == TARGET_TIME && !check_time_target(b, t, err)))
+		return false;
+	if (t->kind == TARGET_LSN || t->kind == TARGET_IMMEDIATE)
+		return true;			/* before any gap */
+	if (next > 0)
+		return missing_segment(err, b, h, end, next,
+							   "Recovery can't go past this gap: give --target-lsn before it, a backup "
+							   "after it, or bring the object back from a copy.");
+	if (plan->frontier < h->v[h->n - 1].begin)
+		return missing_segment(err, b, h, end, 0,
+							   "The target timeline can't be reached: give an earlier --target-timeline, "
+							   "or bring the object back from a copy.");
+	return true;
+}
+
+bool
+plan_check_time(const Target *t, const Plan *plan, int64 archived_at, DrError *err)
+{
+	char		text[TIME_TEXT_MAX];
+
+	if (t->kind != TARGET_TIME || t->time <= archived_at)
+		return true;
+	time_format(text, archived_at);
+	dr_error(err, DR_CONFIG, "target time \"%s\" lies after the archived WAL", t->text);
+	dr_detail(err, "The last segment, \"%s\", was archived at %s.", plan->last_segment, text);
+	return dr_hint(err, "Give an earlier time, or none to recover all that there is.");
+}

@@ -1,0 +1,70 @@
+/*
+ * plan.h
+ *	  From what a repository holds and what is asked for to what a restore does,
+ *	  or why it can't be done: before anything is written.
+ *
+ * Pure: the caller lists and fetches.
+ *
+ * Copyright (c) 2026, pg_dr contributors
+ */
+#ifndef PGDR_PLAN_H
+#define PGDR_PLAN_H
+
+#include "core/backup_info.h"
+#include "core/timeline.h"
+
+typedef enum TargetKind
+{
+	TARGET_END,					/* of archived WAL */
+	TARGET_TIME,
+	TARGET_LSN,
+	TARGET_XID,
+	TARGET_NAME,
+	TARGET_IMMEDIATE
+} TargetKind;
+
+typedef struct Target
+{
+	TargetKind	kind;
+	const char *text;			/* as it was given; NULL for END and IMMEDIATE */
+	int64		time;			/* TARGET_TIME, microseconds since 1970 */
+	XLogRecPtr	lsn;			/* TARGET_LSN */
+	bool		exclusive;
+} Target;
+
+/* The archived segments of a cluster: names as listed, in order. */
+typedef struct WalSet
+{
+	char	  **files;			/* 24 digits each */
+	size_t		n;
+} WalSet;
+
+typedef struct Plan
+{
+	const BackupInfo *backup;
+	TimeLineID	timeline;		/* of the target */
+	XLogRecPtr	frontier;		/* end of the last segment in a row */
+	TimeLineID	frontier_timeline;
+	char		last_segment[25];
+} Plan;
+
+/* "time", "lsn", ...; NULL for TARGET_END. */
+extern const char *target_kind_name(TargetKind kind);
+
+/* Parse what was given for a kind. */
+extern bool target_parse(Target *t, TargetKind kind, const char *text, DrError *err);
+
+/* Can this backup serve as the base for this target on this history? */
+extern bool plan_backup_suits(const BackupInfo *b, const History *h, const Target *t);
+
+/*
+ * Plan with a chosen backup.  Fails when WAL that it needs is missing, when
+ * there is a gap before the target, or when the target lies outside.
+ */
+extern bool plan_make(Plan *plan, const BackupInfo *b, const History *h, const WalSet *wal,
+					  const Target *t, DrError *err);
+
+/* Time targets: the last segment was archived at this time; nothing later can be reached. */
+extern bool plan_check_time(const Target *t, const Plan *plan, int64 archived_at, DrError *err);
+
+#endif							/* PGDR_PLAN_H */

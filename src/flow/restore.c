@@ -1,0 +1,421 @@
+/*
+ * restore.c
+ *	  A backup's files, from packs to an empty directory.
+ *
+ * A crash leaves a directory without global/pg_control, with RESTORE_MARKER.
+ *
+ * Copyright (c) 2026, pg_dr contributors
+ */
+#include "flow/restore.h"
+
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "core/control.h"
+#include "core/step.h"
+#include "flow/fetch.h"
+
+/* A file of which frames are still on their way. */
+typedef struct TargetFile
+{
+	char	   *path;			/* absolute */
+	FileClass	class;
+	uint32		mode;
+	int64		mtime;
+	atomic_uint frames_left;
+} TargetFile;
+
+/* Frames of a pack, collected until all that are used are known. */
+typedef struct Collected
+{
+	FetchFrame *v;
+	uint32		n;
+	uint32		cap;
+} Collected;
+
+typedef struct Writing
+{
+	Restore    *r;
+	Bytes	   *control;
+	Fetch	   *fetch;
+	Collected  *packs;
+	pthread_mutex_t lock;		/* of control and progress */
+	_Atomic uint64 done;
+	int64		reported;
+} Writing;
+
+/* ---- the sink ---- */
+
+static bool
+write_error(DrError *err, const char *path)
+{
+	int			code = errno;
+
+	dr_error(err, DR_IO, "could not write \"%s\": %s", path, strerror(code));
+	if (code == ENOSPC || code == EDQUOT)
+		dr_hint(err, "Make room, remove what was restored so far, and run the restore again.");
+	return false;
+}
+
+static bool
+pwrite_all(int fd, const char *data, size_t n, off_t at)
+{
+	while (n > 0)
+	{
+		ssize_t		w = pwrite(fd, data, n, at);
+
+		if (w < 0 && errno == EINTR)
+			continue;
+		if (w <= 0)
+		{
+			errno = w == 0 ? ENOSPC : errno;
+			return false;
+		}
+		data += w;
+		at += w;
+		n -= w;
+	}
+	return true;
+}
+
+/* The last frame is in: permissions and time. */
+static bool
+finish_file(int fd, const TargetFile *file)
+{
+	struct timespec times[2] = {{file->mtime, 0}, {file->mtime, 0}};
+
+	return fchmod(fd, file->mode & 0777) == 0 && futimens(fd, times) == 0;
+}
+
+static void
+target_free(TargetFile *file)
+{
+	free(file->path);
+	free(file);
+}
+
+static void
+count_progress(Writing *w, uint64 n)
+{
+	Restore    *r = w->r;
+	uint64		done = atomic_fetch_add(&w->done, n) + n;
+	int64		now = time_now();
+
+	pthread_mutex_lock(&w->lock);
+	if (r->progress != NULL && now - w->reported > 200000)
+	{
+		w->reported = now;
+		r->progress(r->arg, done, r->manifest.info.bytes);
+	}
+	pthread_mutex_unlock(&w->lock);
+}
+
+static bool
+write_frame(void *arg, const FetchFrame *frame, const void *raw, DrError *err)
+{
+	Writing    *w = arg;
+	TargetFile *file = frame->file;
+	size_t		n = frame->frame.raw;
+	bool		last = false;
+	bool		ok;
+	int			fd;
+
+	if (file->class == FILE_CONTROL)
+	{
+		pthread_mutex_lock(&w->lock);
+		bytes_append(w->control, raw, n);
+		pthread_mutex_unlock(&w->lock);
+		target_free(file);
+		return true;
+	}
+	fd = open(file->path, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+	ok = fd >= 0 && pwrite_all(fd, raw, n, frame->at);
+	if (ok)
+	{
+		/* Let the disk begin now: the sync at the end waits for less. */
+		sync_file_range(fd, frame->at, n, SYNC_FILE_RANGE_WRITE);
+		last = atomic_fetch_sub(&file->frames_left, 1) == 1;
+		ok = !last || finish_file(fd, file);
+	}
+	if (!ok)
+		write_error(err, file->path);
+	if (fd >= 0 && close(fd) != 0 && ok)
+		ok = write_error(err, file->path);
+	if (last)
+		target_free(file);
+	count_progress(w, n);
+	return ok;
+}
+
+/* ---- the tree ---- */
+
+static char *
+target_path(const Restore *r, FileClass class, const char *path)
+{
+	return psprintf("%s/%s%s", r->pgdata, class == FILE_CONFIG ? RESTORE_CONFIG_STAGE "/" : "", path);
+}
+
+/* A directory; one that is there already is fine. */
+static bool
+make_directory(const char *path, uint32 mode, DrError *err)
+{
+	if (mkdir(path, 0700) == 0)
+		return chmod(path, mode & 0777) == 0 || write_error(err, path);
+	if (errno != EEXIST)
+		return dr_error(err, DR_IO, "could not create directory \"%s\": %s", path, strerror(errno));
+	return true;
+}
+
+/* Every directory above a path below base. */
+static bool
+make_parents(const char *base, const char *path, DrError *err)
+{
+	char	   *copy = pg_strdup(path);
+	bool		ok = true;
+
+	for (char *slash = strchr(copy + strlen(base) + 1, '/'); ok && slash != NULL; slash = strchr(slash + 1, '/'))
+	{
+		*slash = '\0';
+		ok = make_directory(copy, 0700, err);
+		*slash = '/';
+	}
+	free(copy);
+	return ok;
+}
+
+static bool
+is_tablespace_link(const Restore *r, const char *path)
+{
+	if (strncmp(path, "pg_tblspc/", 10) != 0)
+		return false;
+	for (int i = 0; i < r->n_tablespaces; i++)
+		if (strcmp(path + 10, r->tablespaces[i].oid) == 0)
+			return true;
+	return false;
+}
+
+static bool
+add_directory(Restore *r, uint32 mode, const char *path, DrError *err)
+{
+	char	   *full = target_path(r, FILE_ANY, path);
+	bool		ok = is_tablespace_link(r, path) ? true : make_directory(full, mode, err);
+
+	pfree(full);
+	return ok;
+}
+
+static bool
+make_empty_file(const TargetFile *file, DrError *err)
+{
+	int			fd = open(file->path, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+	bool		ok = fd >= 0 && finish_file(fd, file);
+
+	if (!ok)
+		write_error(err, file->path);
+	if (fd >= 0)
+		close(fd);
+	return ok;
+}
+
+/* Collect a frame; when its pack has all, send the pack on its way. */
+static bool
+add_frame(Writing *w, const Frame *frame, TargetFile *file, uint64 at, DrError *err)
+{
+	Restore    *r = w->r;
+	Collected  *c;
+	RestorePack *pack;
+
+	if (frame->pack > r->n_packs)
+		return dr_error(err, DR_DAMAGED, "manifest \"%s\" is damaged: a frame lies in no pack", r->manifest.name);
+	c = &w->packs[frame->pack - 1];
+	pack = &r->packs[frame->pack - 1];
+	if (c->n == c->cap)
+	{
+		c->cap = c->cap ? Min(c->cap * 2, pack->frames) : Min(64, pack->frames);
+		if (c->n == c->cap)
+			return dr_error(err, DR_DAMAGED, "manifest \"%s\" is damaged: a pack has more frames than it says", r->manifest.name);
+		c->v = pg_realloc(c->v, sizeof(FetchFrame) * c->cap);
+	}
+	c->v[c->n++] = (FetchFrame) {*frame, file, at};
+	if (c->n == pack->frames)
+	{
+		FetchFrame *frames = c->v;
+
+		c->v = NULL;
+		if (!fetch_pack(w->fetch, pack->name, frames, c->n))
+			return dr_error(err, DR_CANCELLED, "stopped");	/* fetch_finish knows why */
+	}
+	return true;
+}
+
+static bool
+add_file(Writing *w, const ManifestFile *m, DrError *err)
+{
+	Restore    *r = w->r;
+	TargetFile *file = pg_malloc0(sizeof(*file));
+	uint64		at = 0;
+	uint32		crc = 0;
+	bool		ok = true;
+
+	file->path = target_path(r, m->class, m->path);
+	file->class = m->class;
+	file->mode = m->mode;
+	file->mtime = m->mtime;
+	atomic_init(&file->frames_left, m->n_frames);
+	for (uint32 i = 0; i < m->n_frames; i++)
+		crc = i == 0 ? m->frames[i].crc : crc32c_combine(crc, m->frames[i].crc, m->frames[i].raw);
+	if (crc != m->crc)			/* X4: frames are checked one by one, the file by what they make */
+		ok = dr_error(err, DR_DAMAGED, "manifest \"%s\" is damaged: the checksum of \"%s\" is not that of its frames",
+					  r->manifest.name, m->path);
+	else if (m->class == FILE_CONTROL && m->n_frames != 1)
+		ok = dr_error(err, DR_DAMAGED, "manifest \"%s\" is damaged: pg_control has an impossible size", r->manifest.name);
+	else if (m->class == FILE_CONFIG)
+		ok = make_parents(r->pgdata, file->path, err);
+	if (!ok || m->n_frames == 0)
+	{
+		ok = ok && make_empty_file(file, err);
+		target_free(file);
+		return ok;
+	}
+	for (uint32 i = 0; ok && i < m->n_frames; i++)
+	{
+		ok = add_frame(w, &m->frames[i], file, at, err);
+		at += m->frames[i].raw;
+	}
+	return ok;
+}
+
+/* The data directory, its marker, tablespaces and their links. */
+static bool
+make_tree(Restore *r, DrError *err)
+{
+	char	   *tblspc = psprintf("%s/pg_tblspc", r->pgdata);
+	bool		ok;
+
+	ok = make_parents("", r->pgdata, err) && make_directory(r->pgdata, 0700, err) &&
+		chmod(r->pgdata, 0700) == 0 &&
+		restore_write_file(r, RESTORE_MARKER, r->manifest.info.id, strlen(r->manifest.info.id), err) &&
+		make_directory(tblspc, 0700, err);
+	for (int i = 0; ok && i < r->n_tablespaces; i++)
+	{
+		TablespaceMapping *t = &r->tablespaces[i];
+		char	   *link = psprintf("%s/%s", tblspc, t->oid);
+
+		ok = make_parents("", t->to, err) && make_directory(t->to, 0700, err);
+		if (ok && symlink(t->to, link) != 0)
+			ok = dr_error(err, DR_IO, "could not create symbolic link \"%s\": %s", link, strerror(errno));
+		pfree(link);
+	}
+	pfree(tblspc);
+	if (ok)
+		step_reached("restore.tree");
+	return ok;
+}
+
+static bool
+write_records(Writing *w, DrError *err)
+{
+	Restore    *r = w->r;
+	OpenManifest again;
+	Record		record;
+	bool		ok = true;
+
+	if (manifest_open(r->repo, r->manifest.info.system_identifier, r->manifest.info.id, &again, err) != STORE_OK)
+		return false;
+	do
+	{
+		ok = manifest_next(again.reader, &record, err);
+		if (ok && record.type == RECORD_DIRECTORY)
+			ok = add_directory(r, record.u.directory.mode, record.u.directory.path, err);
+		else if (ok && record.type == RECORD_FILE)
+			ok = add_file(w, &record.u.file, err);
+	} while (ok && record.type != RECORD_END);
+	manifest_close(&again);
+	for (uint32 i = 0; ok && i < r->n_packs; i++)
+		if (w->packs[i].n != r->packs[i].frames)	/* X4: its files would lack frames */
+			ok = dr_error(err, DR_DAMAGED, "manifest \"%s\" is damaged: \"%s\" has fewer frames than it says",
+						  r->manifest.name, r->packs[i].name);
+	return ok;
+}
+
+bool
+restore_files(Restore *r, Bytes *control, DrError *err)
+{
+	Writing		w = {.r = r, .control = control};
+	DrError		fetch_error;
+	bool		written;
+	bool		fetched;
+
+	if (!make_tree(r, err))
+		return false;
+	pthread_mutex_init(&w.lock, NULL);
+	w.packs = pg_malloc0(sizeof(Collected) * (r->n_packs + 1));
+	w.fetch = fetch_new(r->repo, r->jobs, write_frame, &w);
+	written = write_records(&w, err);
+	fetched = fetch_finish(w.fetch, !written && err->code != DR_CANCELLED, &fetch_error);
+	if (!fetched && (written || err->code == DR_CANCELLED))
+		*err = fetch_error;
+	for (uint32 i = 0; i < r->n_packs; i++)
+		free(w.packs[i].v);
+	free(w.packs);
+	pthread_mutex_destroy(&w.lock);
+	if (!written || !fetched)
+		return false;
+	if (r->progress != NULL)
+		r->progress(r->arg, r->manifest.info.bytes, r->manifest.info.bytes);
+	if (control->len == 0)
+		return dr_error(err, DR_DAMAGED, "manifest \"%s\" is damaged: it has no pg_control", r->manifest.name);
+	return true;
+}
+
+bool
+restore_write_file(Restore *r, const char *path, const void *data, size_t n, DrError *err)
+{
+	char	   *full = psprintf("%s/%s", r->pgdata, path);
+	bool		ok = make_parents(r->pgdata, full, err);
+	int			fd = ok ? open(full, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600) : -1;
+
+	if (ok && (fd < 0 || !pwrite_all(fd, data, n, 0)))
+		ok = write_error(err, full);
+	if (fd >= 0 && close(fd) != 0 && ok)
+		ok = write_error(err, full);
+	pfree(full);
+	return ok;
+}
+
+bool
+restore_control(Restore *r, Bytes *control, DrError *err)
+{
+	char	   *full = psprintf("%s/global/pg_control", r->pgdata);
+	char	   *dir = psprintf("%s/global", r->pgdata);
+	char	   *temporary = psprintf("%s.restoring", full);
+	char	   *marker = psprintf("%s/" RESTORE_MARKER, r->pgdata);
+	int			fd;
+	bool		ok;
+
+	if (!control_invalidate_checkpoint(control->data, control->len))	/* X3 */
+		return dr_error(err, DR_DAMAGED, "pg_control in backup %s fails its checksum", r->manifest.info.id);
+	fd = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+	ok = fd >= 0 && pwrite_all(fd, (char *) control->data, control->len, 0) && fsync(fd) == 0;
+	if (fd >= 0)
+		ok = close(fd) == 0 && ok;
+	ok = ok && rename(temporary, full) == 0;
+	if (ok)
+		step_reached("restore.control");
+	fd = ok ? open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
+	ok = fd >= 0 && fsync(fd) == 0;
+	if (!ok)
+		write_error(err, full);
+	if (fd >= 0)
+		close(fd);
+	if (ok)
+		unlink(marker);			/* only words: pg_control is what counts */
+	pfree(full);
+	pfree(dir);
+	pfree(temporary);
+	pfree(marker);
+	return ok;
+}

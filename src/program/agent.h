@@ -1,0 +1,56 @@
+/*
+ * agent.h
+ *	  The data plane on standard input and output: what its files share.
+ *
+ * Copyright (c) 2026, pg_dr contributors
+ */
+#ifndef PGDR_AGENT_H
+#define PGDR_AGENT_H
+
+#include <jansson.h>
+
+#include "flow/backup.h"
+#include "flow/queue.h"
+#include "flow/repository.h"
+
+typedef struct Agent
+{
+	Queue		requests;		/* json_t *, from the control thread */
+	pthread_mutex_t lock;		/* of backup */
+	Backup	   *backup;			/* the running one, for flush and cancel */
+
+	/* since open */
+	bool		opened;
+	Repository	repo;
+	char		system_identifier[21];
+	char	   *data_directory;
+	int			jobs;
+	int			level;
+	uint64		max_rate;
+	char	   *hold_at;
+} Agent;
+
+/* One line out; takes the object over.  Any thread. */
+extern void agent_emit(json_t *object);
+extern void agent_emit_error(const DrError *err, bool fatal);
+extern void agent_emit_warning(const char *message);
+
+/* A text that may hold anything: bytes that are not UTF-8 become '?'. */
+extern json_t *json_lossy(const char *text);
+extern json_t *json_hex(const uint8 *data, size_t n);
+
+/* {"event":"object",...} */
+extern void agent_emit_object(const char *name, uint64 size, const uint8 sha256[32]);
+
+/* The ops: true, or err.  Each emits its own done. */
+extern bool agent_open(Agent *a, json_t *request, DrError *err);
+extern bool agent_archive(Agent *a, json_t *request, DrError *err);
+extern bool agent_adopt(Agent *a, json_t *request, DrError *err);
+extern bool agent_check(Agent *a, json_t *request, DrError *err);
+extern bool agent_sync(Agent *a, json_t *request, DrError *err);
+extern bool agent_backup(Agent *a, json_t *request, DrError *err);
+
+/* pg_dr agent */
+extern int	agent_main(int argc, char **argv);
+
+#endif							/* PGDR_AGENT_H */

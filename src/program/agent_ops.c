@@ -1,0 +1,296 @@
+/*
+ * agent_ops.c
+ *	  The agent's short ops: open, archive, adopt, check, sync.
+ *
+ * Copyright (c) 2026, pg_dr contributors
+ */
+#include "program/agent.h"
+
+#include "flow/inventory.h"
+#include "flow/lineage.h"
+#include "flow/wal.h"
+
+static bool
+bad_request(DrError *err, const char *op)
+{
+	return dr_error(err, DR_INTERNAL, "protocol violation: op \"%s\" lacks a value or has a wrong one", op);
+}
+
+static const char *
+lineage_name(LineageState state)
+{
+	return state == LINEAGE_OURS ? "ours" : state == LINEAGE_FOREIGN ? "foreign" : "unregistered";
+}
+
+/* ---- open ---- */
+
+static bool
+check_version(json_t *request, DrError *err)
+{
+	int			protocol = (int) json_integer_value(json_object_get(request, "protocol"));
+	const char *version = json_string_value(json_object_get(request, "version"));
+
+	if (protocol == PGDR_PROTOCOL && version != NULL && strcmp(version, PGDR_VERSION) == 0)
+		return true;
+	dr_error(err, DR_CONFIG, "program and module are of different versions");
+	dr_detail(err, "The program is " PGDR_VERSION ", the module %s.", version ? version : "unknown");
+	return dr_hint(err, "Install both from one build and restart the server.");
+}
+
+bool
+agent_open(Agent *a, json_t *request, DrError *err)
+{
+	const char *url;
+	const char *key_file;
+	const char *sysid;
+	const char *data_directory;
+	const char *hold_at = "";
+	json_int_t	max_rate = 0;
+	int			writer;
+	LineageState state;
+
+	if (a->opened || !check_version(request, err))
+		return a->opened ? bad_request(err, "open") : false;
+	if (json_unpack(request, "{s:s, s:s, s:s, s:s, s:i, s:i, s?I, s:b, s?s}",
+					"repository", &url, "key_file", &key_file, "system_identifier", &sysid,
+					"data_directory", &data_directory, "jobs", &a->jobs, "compression_level", &a->level,
+					"max_rate", &max_rate, "writer", &writer, "hold_at", &hold_at) != 0 ||
+		!system_identifier_valid(sysid) || a->jobs < 1 || a->jobs > 64 || max_rate < 0)
+		return bad_request(err, "open");
+	if (!repository_open(&a->repo, url, key_file, writer, err))
+		return false;
+	if ((writer && !lineage_require(&a->repo, sysid, data_directory, err)) ||
+		!lineage_state(&a->repo, sysid, data_directory, &state, err))
+	{
+		repository_close(&a->repo);
+		return false;
+	}
+	strlcpy(a->system_identifier, sysid, sizeof(a->system_identifier));
+	a->data_directory = pg_strdup(data_directory);
+	a->max_rate = (uint64) max_rate;
+	a->hold_at = pg_strdup(hold_at);
+	a->opened = true;
+	agent_emit(json_pack("{s:s, s:o, s:b, s:b, s:s}", "event", "done",
+						 "repository_id", json_hex(a->repo.id, 16),
+						 "encrypted", !a->repo.recipient.none, "created", a->repo.created,
+						 "lineage", lineage_name(state)));
+	return true;
+}
+
+/* ---- archive ---- */
+
+/* How long a long-lived child believes that it is still the writer. */
+#define LINEAGE_TRUST_US	(60 * INT64CONST(1000000))
+
+/* Another copy may have been adopted meanwhile: look now and then. */
+static bool
+still_the_writer(Agent *a, DrError *err)
+{
+	static int64 checked;
+
+	if (time_now() - checked < LINEAGE_TRUST_US && time_now() >= checked)
+		return true;
+	if (!lineage_require(&a->repo, a->system_identifier, a->data_directory, err))
+		return false;
+	checked = time_now();
+	return true;
+}
+
+bool
+agent_archive(Agent *a, json_t *request, DrError *err)
+{
+	const char *name;
+	const char *path;
+	WalStored	stored;
+
+	if (json_unpack(request, "{s:s, s:s}", "name", &name, "path", &path) != 0)
+		return bad_request(err, "archive");
+	if (!still_the_writer(a, err) ||
+		!wal_archive(&a->repo, a->system_identifier, name, path, a->level, &stored, err))
+		return false;
+	agent_emit(json_pack("{s:s, s:s, s:I, s:o, s:b}", "event", "done", "object", stored.object,
+						 "size", (json_int_t) stored.size, "sha256", json_hex(stored.sha256, 32),
+						 "existed", stored.existed));
+	return true;
+}
+
+/* ---- adopt ---- */
+
+bool
+agent_adopt(Agent *a, json_t *request, DrError *err)
+{
+	uint32		generation;
+
+	if (!store_prepare(a->repo.store, err) ||
+		!lineage_adopt(&a->repo, a->system_identifier, a->data_directory, &generation, err))
+		return false;
+	agent_emit(json_pack("{s:s, s:i}", "event", "done", "generation", (int) generation));
+	return true;
+}
+
+/* ---- check ---- */
+
+static void
+emit_check(const char *name, const char *status, const char *detail, const char *hint)
+{
+	json_t	   *o = json_pack("{s:s, s:s, s:s, s:o}", "event", "check", "name", name,
+							  "status", status, "detail", json_lossy(detail));
+
+	if (hint[0] != '\0')
+		json_object_set_new(o, "hint", json_lossy(hint));
+	agent_emit(o);
+}
+
+/* An object that is there must not be replaced by another. */
+static void
+check_create_only(Agent *a)
+{
+	DrError		err;
+	StoreResult r = store_prepare(a->repo.store, &err) ?
+		store_put(a->repo.store, REPOSITORY_OBJECT, "", 0, &err) : STORE_FAILED;
+
+	if (r == STORE_TAKEN)
+		emit_check("create_only", "ok", "the repository refuses to replace an object", "");
+	else if (r == STORE_OK)
+		emit_check("create_only", "critical", "the repository lets an object be replaced",
+				   "Use another repository: this one can't keep its history.");
+	else
+		emit_check("create_only", "critical", err.message, err.hint);
+}
+
+static void
+check_lineage(Agent *a)
+{
+	LineageState state;
+	DrError		err;
+
+	if (!lineage_state(&a->repo, a->system_identifier, a->data_directory, &state, &err))
+		emit_check("lineage", "critical", err.message, err.hint);
+	else if (state == LINEAGE_FOREIGN)
+		emit_check("lineage", "critical", "another copy of this cluster is the repository's writer",
+				   "If the other copy is gone for good and this one takes over, call dr_adopt().");
+	else if (state == LINEAGE_UNREGISTERED)
+		emit_check("lineage", "warning", "nothing has been written for this cluster yet",
+				   "The first archived segment or backup registers it.");
+	else
+		emit_check("lineage", "ok", "this cluster is the repository's writer", "");
+}
+
+bool
+agent_check(Agent *a, json_t *request, DrError *err)
+{
+	char		text[256];
+
+	snprintf(text, sizeof(text), "repository can be read, keyring generation %u", a->repo.keyring.generation);
+	emit_check("repository", "ok", text, "");
+	if (a->repo.recipient.none)
+		emit_check("encryption", "warning", "the repository is not encrypted",
+				   "Whoever can read the repository can read the database.");
+	else
+		emit_check("encryption", "ok", "the key file opens the repository", "");
+	check_create_only(a);
+	check_lineage(a);
+	agent_emit(json_pack("{s:s}", "event", "done"));
+	return true;
+}
+
+/* ---- sync ---- */
+
+static void
+emit_damaged(const char *name, const DrError *err)
+{
+	char		text[2100];
+
+	snprintf(text, sizeof(text), "%s%s%s", err->message, err->detail[0] ? ": " : "", err->detail);
+	agent_emit(json_pack("{s:s, s:s, s:o}", "event", "damaged", "name", name, "message", json_lossy(text)));
+}
+
+static void
+emit_inventory_object(const char *name, uint64 size, const uint8 *hash, const char *backup)
+{
+	agent_emit(json_pack("{s:s, s:s, s:I, s:o, s:s}", "event", "object", "name", name,
+						 "size", (json_int_t) size, "sha256", json_hex(hash, 32), "backup", backup));
+}
+
+static bool
+sync_backup(Agent *a, const char *id, DrError *err)
+{
+	OpenManifest m;
+	Record		record;
+	DrError		why;
+	json_t	   *summary;
+	StoreResult r = manifest_open(&a->repo, a->system_identifier, id, &m, &why);
+
+	if (r == STORE_ABSENT)
+		return true;			/* in progress, or interrupted */
+	if (r == STORE_FAILED)
+	{
+		ObjectName	name;
+
+		name_manifest(name, a->system_identifier, id);
+		emit_damaged(name, &why);
+		return true;
+	}
+	do
+	{
+		if (!manifest_next(m.reader, &record, &why))
+		{
+			emit_damaged(m.name, &why);
+			manifest_close(&m);
+			return true;
+		}
+		if (record.type == RECORD_PACK)
+			emit_inventory_object(record.u.pack.name, record.u.pack.size, record.u.pack.sha256, id);
+	} while (record.type != RECORD_END);
+	emit_inventory_object(m.name, m.object_size, m.sha256, id);
+	summary = backup_info_summary(&m.info);
+	json_object_set_new(summary, "event", json_string("backup"));
+	agent_emit(summary);
+	manifest_close(&m);
+	return true;
+}
+
+static bool
+sync_backups(Agent *a, DrError *err)
+{
+	Listing		l;
+	char	   *prefix = psprintf("%s/backup/", a->system_identifier);
+	bool		ok = repository_list(&a->repo, prefix, false, &l, err);
+
+	for (size_t i = 0; ok && i < l.n; i++)
+	{
+		char	   *id = l.names[i] + strlen(prefix);
+
+		id[strcspn(id, "/")] = '\0';
+		if (backup_id_valid(id))
+			ok = sync_backup(a, id, err);
+	}
+	if (ok)
+		listing_free(&l);
+	pfree(prefix);
+	return ok;
+}
+
+static bool
+emit_wal(void *arg, const char *name, uint64 size, DrError *err)
+{
+	const char *after = arg;
+
+	if (object_kind(name) != KIND_UNKNOWN && (after == NULL || strcmp(name, after) > 0))
+		agent_emit(json_pack("{s:s, s:s, s:I}", "event", "wal", "name", name, "size", (json_int_t) size));
+	return true;
+}
+
+bool
+agent_sync(Agent *a, json_t *request, DrError *err)
+{
+	const char *after = json_string_value(json_object_get(request, "wal_after"));
+	char	   *prefix = psprintf("%s/wal/", a->system_identifier);
+	bool		ok = sync_backups(a, err) &&
+		store_list(a->repo.store, prefix, true, emit_wal, unconstify(char *, after), err);
+
+	pfree(prefix);
+	if (ok)
+		agent_emit(json_pack("{s:s}", "event", "done"));
+	return ok;
+}

@@ -1,0 +1,514 @@
+/*
+ * cmd_restore.c
+ *	  pg_dr restore: from repository and key alone to a directory that a plain
+ *	  pg_ctl start recovers.
+ *
+ * Plan first, say what will be done, then write; pg_control is the last file.
+ *
+ * Copyright (c) 2026, pg_dr contributors
+ */
+#include "postgres_fe.h"
+
+#include <getopt.h>
+#include <unistd.h>
+
+#include "core/plan.h"
+#include "core/step.h"
+#include "flow/wal.h"
+#include "program/access.h"
+#include "program/commands.h"
+#include "program/recovery_conf.h"
+#include "program/report.h"
+
+#define MAX_MAPPINGS	256
+
+typedef struct RestoreOptions
+{
+	Access		access;
+	const char *pgdata;
+	const char *backup;
+	Target		target;
+	const char *timeline;		/* NULL, "latest" or a number */
+	const char *action;
+	const char *config_dir;
+	const char *mappings[MAX_MAPPINGS];
+	int			n_mappings;
+	int			jobs;
+	bool		standby;
+} RestoreOptions;
+
+/* What is known before anything is written. */
+typedef struct Situation
+{
+	Repository	repo;
+	char		sysid[21];
+	BackupList	backups;
+	Listing		wal_objects;
+	WalSet		wal;
+	History		history;
+	Plan		plan;
+	Restore		restore;
+	int64		started;
+} Situation;
+
+/* ---- the archive ---- */
+
+static bool
+load_wal(Situation *s, DrError *err)
+{
+	char	   *prefix = psprintf("%s/wal/", s->sysid);
+	bool		ok = repository_list(&s->repo, prefix, true, &s->wal_objects, err);
+
+	pfree(prefix);
+	if (!ok)
+		return false;
+	s->wal.files = pg_malloc(sizeof(char *) * (s->wal_objects.n + 1));
+	for (size_t i = 0; i < s->wal_objects.n; i++)
+		if (object_kind(s->wal_objects.names[i]) == KIND_WAL)
+			s->wal.files[s->wal.n++] = strrchr(s->wal_objects.names[i], '/') + 1;
+	return true;
+}
+
+static bool
+load_history(Situation *s, TimeLineID tli, History *h, DrError *err)
+{
+	char		file[32];
+	Bytes		text = {0};
+	SealHeader	header;
+	bool		ok;
+
+	if (tli == 1)
+	{
+		history_single(h, 1);
+		return true;
+	}
+	snprintf(file, sizeof(file), "%08X.history", tli);
+	if (wal_fetch(&s->repo, s->sysid, file, &text, &header, err) != STORE_OK)
+	{
+		if (err->code == DR_ABSENT)
+			dr_hint(err, "The history of timeline %u is not archived; give another --target-timeline.", tli);
+		return false;
+	}
+	ok = history_parse(h, tli, (char *) text.data, text.len, file, err);
+	bytes_free(&text);
+	return ok;
+}
+
+/*
+ * The newest timeline of which anything is archived.  A timeline without its
+ * history file is a hole that must not be overlooked.
+ */
+static bool
+latest_timeline(Situation *s, TimeLineID *tli, DrError *err)
+{
+	*tli = 1;
+	for (size_t i = 0; i < s->wal_objects.n; i++)
+	{
+		WalFile		w;
+
+		if (object_kind(s->wal_objects.names[i]) != KIND_UNKNOWN &&
+			wal_file_parse(strrchr(s->wal_objects.names[i], '/') + 1, &w))
+			*tli = Max(*tli, w.timeline);
+	}
+	return true;
+}
+
+static bool
+choose_history(Situation *s, const RestoreOptions *o, DrError *err)
+{
+	TimeLineID	tli;
+	char	   *end;
+
+	if (o->timeline == NULL || strcmp(o->timeline, "latest") == 0)
+		return latest_timeline(s, &tli, err) && load_history(s, tli, &s->history, err);
+	tli = (TimeLineID) strtoul(o->timeline, &end, 10);
+	if (*end != '\0' || tli == 0 || o->timeline[0] == '-')
+		return dr_error(err, DR_CONFIG, "\"%s\" is not a timeline", o->timeline);
+	return load_history(s, tli, &s->history, err);
+}
+
+/* ---- the backup ---- */
+
+static void
+warn_of_incomplete(const Situation *s)
+{
+	for (size_t i = 0; i < s->backups.n; i++)
+	{
+		const BackupEntry *e = &s->backups.v[i];
+		ObjectName	name;
+
+		name_manifest(name, s->sysid, e->id);
+		if (!e->has_manifest)
+			report_warning("backup %s is in progress or was interrupted: object \"%s\" does not exist", e->id, name);
+		else if (!e->sound)
+			report_warning("backup %s can't be used: %s", e->id, e->error.message);
+	}
+}
+
+static const BackupEntry *
+newest_suitable(const Situation *s, const Target *t)
+{
+	for (size_t i = s->backups.n; i-- > 0;)
+		if (s->backups.v[i].sound && plan_backup_suits(&s->backups.v[i].info, &s->history, t))
+			return &s->backups.v[i];
+	return NULL;
+}
+
+static bool
+no_backup(const Situation *s, const Target *t, DrError *err)
+{
+	const BackupEntry *first = NULL;
+	char		when[TIME_TEXT_MAX];
+	char		lsn[LSN_TEXT_MAX];
+
+	for (size_t i = s->backups.n; i-- > 0;)
+		if (s->backups.v[i].sound)
+			first = &s->backups.v[i];
+	if (first == NULL)
+	{
+		dr_error(err, DR_ABSENT, "the repository holds no complete backup of cluster %s", s->sysid);
+		if (s->backups.n > 0)
+		{
+			const BackupEntry *e = &s->backups.v[s->backups.n - 1];
+			ObjectName	name;
+
+			name_manifest(name, s->sysid, e->id);
+			if (e->has_manifest)
+				dr_detail(err, "Backup %s: %s.  %s", e->id, e->error.message, e->error.detail);
+			else
+				dr_detail(err, "Backup %s has no manifest: object \"%s\" does not exist.", e->id, name);
+		}
+		return false;
+	}
+	time_format(when, first->info.stopped_at);
+	lsn_format(lsn, first->info.stop_lsn);
+	dr_error(err, DR_CONFIG, "no backup is old enough for the target on timeline %u", s->history.v[s->history.n - 1].tli);
+	dr_detail(err, "The oldest backup, %s on timeline %u, is consistent from %s (location %s) on.",
+			  first->id, first->info.timeline, when, lsn);
+	return dr_hint(err, "Give a later target, or another --target-timeline.");
+}
+
+static bool
+choose_backup(Situation *s, const RestoreOptions *o, const BackupEntry **out, DrError *err)
+{
+	ObjectName	name;
+
+	*out = NULL;
+	if (o->backup == NULL)
+	{
+		*out = newest_suitable(s, &o->target);
+		return *out != NULL || no_backup(s, &o->target, err);
+	}
+	for (size_t i = 0; i < s->backups.n; i++)
+		if (strcmp(s->backups.v[i].id, o->backup) == 0)
+			*out = &s->backups.v[i];
+	if (*out == NULL || !(*out)->has_manifest)
+	{
+		name_manifest(name, s->sysid, o->backup);
+		dr_error(err, DR_ABSENT, "backup %s does not exist", o->backup);
+		dr_detail(err, "Object \"%s\" does not exist.", name);
+		return dr_hint(err, "See pg_dr list.");
+	}
+	if (!(*out)->sound)
+	{
+		*err = (*out)->error;
+		return false;
+	}
+	return true;
+}
+
+/* A target that PostgreSQL would find out about only after hours of recovery. */
+static bool
+check_time(Situation *s, const Target *t, DrError *err)
+{
+	Bytes		plain = {0};
+	SealHeader	header;
+	bool		ok;
+
+	if (t->kind != TARGET_TIME)
+		return true;
+	ok = wal_fetch(&s->repo, s->sysid, s->plan.last_segment, &plain, &header, err) == STORE_OK;
+	bytes_free(&plain);
+	return ok && plan_check_time(t, &s->plan, header.created, err);
+}
+
+/* ---- the command ---- */
+
+static bool
+make_situation(Situation *s, const RestoreOptions *o, DrError *err)
+{
+	const BackupEntry *backup;
+
+	if (!repository_open(&s->repo, o->access.url, o->access.key_file, false, err) ||
+		!access_choose_system(&o->access, &s->repo, s->sysid, err) ||
+		!inventory_backups(&s->repo, s->sysid, &s->backups, err))
+		return false;
+	warn_of_incomplete(s);
+	if (!load_wal(s, err) || !choose_history(s, o, err) ||
+		!choose_backup(s, o, &backup, err) ||
+		!plan_make(&s->plan, &backup->info, &s->history, &s->wal, &o->target, err) ||
+		!check_time(s, &o->target, err) ||
+		!restore_prepare(&s->restore, &s->repo, s->sysid, backup->id, o->pgdata, err))
+		return false;
+	s->restore.jobs = o->jobs;
+	for (int i = 0; i < o->n_mappings; i++)
+		if (!restore_remap(&s->restore, o->mappings[i], err))
+			return false;
+	return restore_check_targets(&s->restore, err);
+}
+
+static void
+print_plan(const Situation *s, const RestoreOptions *o)
+{
+	const BackupInfo *b = s->plan.backup;
+	const char *kind = target_kind_name(o->target.kind);
+	char		host[256] = "";
+	char		size[32];
+	char		stored[32];
+	char		when[TIME_TEXT_MAX];
+	char		frontier[LSN_TEXT_MAX];
+
+	gethostname(host, sizeof(host) - 1);
+	format_size(b->bytes, size);
+	format_size(b->bytes_stored, stored);
+	time_format(when, b->stopped_at);
+	lsn_format(frontier, s->plan.frontier);
+	printf("Restore on host %s\n", host);
+	printf("  cluster     %s (PostgreSQL %d, from host %s, \"%s\")\n", b->system_identifier,
+		   b->server_version_num / 10000, b->host ? b->host : "?", b->data_directory);
+	printf("  backup      %s, ended %s, %s (%s stored)%s\n", b->id, when, size, stored,
+		   b->corrupt_pages > 0 ? ", HOLDS CORRUPT PAGES" : "");
+	printf("  recovery    %s%s%s, timeline %u; WAL is archived to %s (%s)\n",
+		   kind ? "to " : "to the end of archived WAL", kind ? kind : "",
+		   o->target.text ? psprintf(" %s", o->target.text) : "", s->plan.timeline, frontier, s->plan.last_segment);
+	printf("  into        \"%s\"\n", s->restore.pgdata);
+	for (int i = 0; i < s->restore.n_tablespaces; i++)
+		printf("  tablespace  \"%s\" into \"%s\"\n", s->restore.tablespaces[i].from, s->restore.tablespaces[i].to);
+	fflush(stdout);
+}
+
+static void
+on_progress(void *arg, uint64 done, uint64 total)
+{
+	Situation  *s = arg;
+
+	report_progress("restoring", done, total, s->started, done >= total);
+}
+
+static bool
+execute(Situation *s, const RestoreOptions *o, DrError *err)
+{
+	RecoveryOptions r = {&o->access, &o->target, &s->plan, o->action, o->config_dir, o->standby};
+	Bytes		control = {0};
+	bool		ok;
+
+	if (!recovery_check(&s->restore, &r, err))
+		return false;
+	print_plan(s, o);
+	step_reached("restore.planned");
+	s->started = time_now();
+	s->restore.progress = on_progress;
+	s->restore.arg = s;
+	ok = restore_files(&s->restore, &control, err) &&
+		recovery_write(&s->restore, &r, err) &&
+		restore_sync(&s->restore, err);
+	if (ok)
+		step_reached("restore.files");
+	ok = ok && restore_control(&s->restore, &control, err);
+	bytes_free(&control);
+	return ok;
+}
+
+static void
+print_done(const Situation *s, const RestoreOptions *o)
+{
+	printf("Restored in %.1f s. Start it with:\n  pg_ctl -D '%s' start\n",
+		   (time_now() - s->started) / 1e6, s->restore.pgdata);
+	if (s->restore.config_files > 0)
+		printf("Configuration files are in \"%s\".\n", o->config_dir ? o->config_dir : s->restore.pgdata);
+	printf("Its WAL is not archived until it is adopted: SELECT dr_adopt();\n");
+}
+
+static char *
+absolute_path(const char *path)
+{
+	char		cwd[MAXPGPATH];
+	char	   *out;
+
+	if (path[0] == '/' || getcwd(cwd, sizeof(cwd)) == NULL)
+		out = pg_strdup(path);
+	else
+		out = psprintf("%s/%s", cwd, path);
+	canonicalize_path(out);
+	return out;
+}
+
+static int
+restore(RestoreOptions *o)
+{
+	Situation	s = {0};
+	DrError		err;
+	bool		ok;
+
+	o->pgdata = absolute_path(o->pgdata);
+	if (strcmp(o->access.key_file, "none") != 0)
+		o->access.key_file = absolute_path(o->access.key_file);
+	if (o->config_dir != NULL)
+		o->config_dir = absolute_path(o->config_dir);
+	ok = make_situation(&s, o, &err) && execute(&s, o, &err);
+	if (ok)
+		print_done(&s, o);
+	else
+		report_error(&err);
+	return ok ? EXIT_SUCCESS : EXIT_FAILURE;
+}
+
+/* ---- arguments ---- */
+
+enum
+{
+	OPT_PGDATA = OPT_COMMAND,
+	OPT_BACKUP,
+	OPT_TIME,
+	OPT_LSN,
+	OPT_XID,
+	OPT_NAME,
+	OPT_IMMEDIATE,
+	OPT_EXCLUSIVE,
+	OPT_TIMELINE,
+	OPT_ACTION,
+	OPT_TABLESPACE,
+	OPT_CONFIG_DIR,
+	OPT_STANDBY,
+	OPT_DELTA,
+	OPT_JOBS
+};
+
+static const struct option options[] = {
+	ACCESS_OPTIONS,
+	{"pgdata", required_argument, NULL, OPT_PGDATA},
+	{"backup", required_argument, NULL, OPT_BACKUP},
+	{"target-time", required_argument, NULL, OPT_TIME},
+	{"target-lsn", required_argument, NULL, OPT_LSN},
+	{"target-xid", required_argument, NULL, OPT_XID},
+	{"target-name", required_argument, NULL, OPT_NAME},
+	{"target-immediate", no_argument, NULL, OPT_IMMEDIATE},
+	{"target-exclusive", no_argument, NULL, OPT_EXCLUSIVE},
+	{"target-timeline", required_argument, NULL, OPT_TIMELINE},
+	{"target-action", required_argument, NULL, OPT_ACTION},
+	{"tablespace", required_argument, NULL, OPT_TABLESPACE},
+	{"config-dir", required_argument, NULL, OPT_CONFIG_DIR},
+	{"standby", no_argument, NULL, OPT_STANDBY},
+	{"delta", no_argument, NULL, OPT_DELTA},
+	{"jobs", required_argument, NULL, OPT_JOBS},
+	{NULL, 0, NULL, 0}
+};
+
+static bool
+set_target(RestoreOptions *o, TargetKind kind, const char *text, DrError *err)
+{
+	if (o->target.kind != TARGET_END)
+		return dr_error(err, DR_CONFIG, "only one recovery target can be given");
+	return target_parse(&o->target, kind, text, err);
+}
+
+static bool
+set_option(RestoreOptions *o, int c, const char *value, DrError *err)
+{
+	switch (c)
+	{
+		case OPT_PGDATA:
+			o->pgdata = value;
+			return true;
+		case OPT_BACKUP:
+			o->backup = value;
+			return backup_id_valid(value) || dr_error(err, DR_CONFIG, "\"%s\" is not a backup's id", value);
+		case OPT_TIME:
+			return set_target(o, TARGET_TIME, value, err);
+		case OPT_LSN:
+			return set_target(o, TARGET_LSN, value, err);
+		case OPT_XID:
+			return set_target(o, TARGET_XID, value, err);
+		case OPT_NAME:
+			return set_target(o, TARGET_NAME, value, err);
+		case OPT_IMMEDIATE:
+			return set_target(o, TARGET_IMMEDIATE, NULL, err);
+		case OPT_EXCLUSIVE:
+			o->target.exclusive = true;
+			return true;
+		case OPT_TIMELINE:
+			o->timeline = value;
+			return true;
+		case OPT_ACTION:
+			o->action = value;
+			return strcmp(value, "pause") == 0 || strcmp(value, "promote") == 0 || strcmp(value, "shutdown") == 0 ||
+				dr_error(err, DR_CONFIG, "\"%s\" is not a target action: pause, promote or shutdown", value);
+		case OPT_TABLESPACE:
+			if (o->n_mappings == MAX_MAPPINGS)
+				return dr_error(err, DR_CONFIG, "too many --tablespace options");
+			o->mappings[o->n_mappings++] = value;
+			return true;
+		case OPT_CONFIG_DIR:
+			o->config_dir = value;
+			return true;
+		case OPT_STANDBY:
+			o->standby = true;
+			return true;
+		case OPT_DELTA:
+			return dr_error(err, DR_CONFIG, "--delta is not available in this version");
+		case OPT_JOBS:
+			o->jobs = atoi(value);
+			return (o->jobs >= 1 && o->jobs <= 64) || dr_error(err, DR_CONFIG, "--jobs must be between 1 and 64");
+		default:
+			return access_option(&o->access, c, value) || dr_error(err, DR_CONFIG, "unknown option");
+	}
+}
+
+static bool
+check_options(const RestoreOptions *o, DrError *err)
+{
+	const char *missing = access_missing(&o->access);
+
+	if (missing != NULL)
+		return dr_error(err, DR_CONFIG, "%s", missing);
+	if (o->pgdata == NULL)
+		return dr_error(err, DR_CONFIG, "--pgdata is required");
+	if (o->standby && o->target.kind != TARGET_END)
+		return dr_error(err, DR_CONFIG, "a standby has no recovery target");
+	if (o->action != NULL && o->target.kind == TARGET_END)
+		return dr_error(err, DR_CONFIG, "--target-action needs a recovery target");
+	if (geteuid() == 0)
+	{
+		dr_error(err, DR_CONFIG, "pg_dr restore can't be run as root");
+		return dr_hint(err, "Run it as the user that is to run the server.");
+	}
+	return true;
+}
+
+int
+restore_main(int argc, char **argv)
+{
+	RestoreOptions o = {.jobs = 2};
+	DrError		err;
+	int			c;
+
+	step_hold_at(getenv("PG_DR_HOLD_AT") ? getenv("PG_DR_HOLD_AT") : "", announce_held);
+	while ((c = getopt_long(argc, argv, "", options, NULL)) != -1)
+	{
+		if (c == '?')
+			return usage_error("restore", "unknown option, or a value is missing");
+		if (!set_option(&o, c, optarg, &err))
+		{
+			report_error(&err);
+			return EXIT_FAILURE;
+		}
+	}
+	if (optind < argc)
+		return usage_error("restore", "unexpected argument \"%s\"", argv[optind]);
+	if (!check_options(&o, &err))
+	{
+		report_error(&err);
+		return EXIT_FAILURE;
+	}
+	return restore(&o);
+}
