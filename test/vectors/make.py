@@ -99,10 +99,10 @@ def file_record(path, data, frames, kind=0):
 def small_backup():
     """-> pack content, [records before E], E: six files, one of two frames, one empty."""
     files = [('PG_VERSION', b'15\n', 0), ('base/1/1259', noise('1259', 8192) + bytes(1 << 20), 1),
-             ('base/1/PG_VERSION', b'15\n', 0), ('base/1/empty', b'', 0), ('global/pg_control', noise('control', 8192), 5),
-             ('postgresql.conf', b"cluster_name = 'vectors'\n", 6)]
+             ('base/1/PG_VERSION', b'15\n', 0), ('base/1/empty', b'', 0),
+             ('postgresql.conf', b"cluster_name = 'vectors'\n", 6), ('global/pg_control', noise('control', 8192), 5)]
     content, records, frame_count = b'', [], 0
-    directories = {'base': 'PG_VERSION', 'base/1': 'PG_VERSION', 'global': 'base/1/empty', 'pg_wal': 'global/pg_control'}
+    directories = {'base': 'PG_VERSION', 'base/1': 'PG_VERSION', 'global': 'base/1/empty', 'pg_wal': 'base/1/empty'}
     for path, data, kind in files:
         frames = []
         for start in range(0, len(data), 1 << 20):
@@ -242,6 +242,7 @@ def vectors():
             ('manifest-missing-file', manifest([begin] + files[1:] + [pack], end), 'manifest'),
             ('manifest-file-after-pack', manifest([begin] + files[1:] + [pack, files[0]], end), 'manifest'),
             ('manifest-out-of-order', manifest([begin] + files[:1] + files[:0:-1] + [pack], end), 'manifest'),
+            ('manifest-control-not-last', manifest([begin] + files[:-2] + [files[-1], files[-2], pack], end), 'manifest'),
             ('manifest-path-up', manifest([begin, ascended] + files + [pack], {**end, 'files': 7}), 'manifest'),
             ('manifest-path-absolute', manifest([begin, file_record('/evil', b'', [])] + files + [pack],
                                                 {**end, 'files': 7}), 'manifest'),

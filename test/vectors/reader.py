@@ -204,9 +204,10 @@ class Manifest:
     def __init__(self, data, name):
         self.tablespaces, self.directories, self.files, self.packs, self.corrupt = [], {}, [], {}, []
         self.begin = self.end = None
+        order = []       # of D and F records: (place, path); what comes before what is §5's
         need(data[:8] == b'PGDRMANI', 'manifest', 'magic')
         need(data[8:12] == b'\1\0\0\0', 'manifest', 'version')
-        self.data, at, paths = data, 12, []
+        self.data, at = data, 12
         while at < len(data):
             need(self.end is None, 'manifest', 'something follows E')
             self.at, length = at + 5, int.from_bytes(data[at + 1:at + 5], 'little')
@@ -215,14 +216,11 @@ class Manifest:
             kind = chr(data[self.at - 5])
             need((kind == 'B') == (self.begin is None), 'manifest', 'B must be first, and once')
             if kind in 'BTE':
+                need(kind != 'T' or not (order or self.packs), 'manifest', 'T comes too late')
                 self.json(kind)
-            elif kind == 'D':
-                mode = self.take('<I')
-                paths.append(self.path())
-                self.directories[paths[-1]] = mode
-            elif kind == 'F':
-                need(not self.packs, 'manifest', 'F after P')
-                paths.append(self.file())
+            elif kind in 'DF':
+                need(not self.packs, 'manifest', f'{kind} after P')
+                order.append(self.directory() if kind == 'D' else self.file())
             elif kind == 'C':
                 self.corrupt.append((self.take('<IHHQ'), self.path()))
             elif kind == 'P':
@@ -235,7 +233,7 @@ class Manifest:
                 raise Damaged('manifest', f'unknown record {kind!r}')
             need(self.at == self.stop, 'manifest', f'{kind} record too long')
         need(self.end is not None, 'manifest', 'no E')
-        self.check(name, [path for path in paths if path is not None])
+        self.check(name, order)
 
     def take(self, layout):
         size = struct.calcsize(layout)
@@ -267,22 +265,26 @@ class Manifest:
         else:
             setattr(self, 'begin' if kind == 'B' else 'end', value)
 
+    def directory(self):
+        mode, path = self.take('<I'), self.path()
+        self.directories[path] = mode
+        return 0, os.fsencode(path).split(b'/')
+
     def file(self):
-        """Returns the path, None for a configuration file: those have an order of their own."""
         kind, mode, mtime, size, crc = self.take('<BIQQI')
         need(kind <= 6, 'manifest', f'class {kind}')
         path = self.path()
         frames = [self.take('<IIIII') for _ in range(self.take('<I'))]
         need(sum(frame[3] for frame in frames) == size, 'manifest', f'frames of {path} are not its size')
+        need((kind == 5) == (path == 'global/pg_control' and kind != 6), 'manifest', f'{path} is of class {kind}')
         self.files.append((path, kind, mode, mtime, size, crc, frames))
-        return path if kind != 6 else None
+        return {6: 1, 5: 2}.get(kind, 0), os.fsencode(path).split(b'/')
 
-    def check(self, name, paths):
+    def check(self, name, order):
         need(name.split('/')[::2] == [self.begin['system_identifier'], self.begin['id']],
              'manifest', 'is of another backup')
-        order = [os.fsencode(path).split(b'/') for path in paths]
         for before, after in zip(order, order[1:]):
-            need(before < after, 'manifest', f'{b"/".join(after)} is out of order')
+            need(before < after or before[0] == after[0] == 1, 'manifest', f'{b"/".join(after[1])} is out of order')
         used = dict.fromkeys(self.packs, 0)
         for path, _kind, _mode, _mtime, _size, _crc, frames in self.files:
             for frame in frames:
@@ -412,6 +414,26 @@ class Repository:
                     report(segment, f'is missing; {name} needs it')
                 elif segment_size.get(segment, manifest.begin['wal_segment_size']) != manifest.begin['wal_segment_size']:
                     report(segment, 'is not a whole segment')
+        for segment in self.gaps([manifest for _name, manifest in manifests]):
+            report(segment, 'is missing: a gap')
+
+    # §6: holes before a timeline's frontier; those before the first backup harm nobody.
+    def gaps(self, manifests):
+        numbers, size = {}, {manifest.begin['system_identifier']: manifest.begin['wal_segment_size'] for manifest in manifests}
+        first = {}
+        for manifest in manifests:
+            for segment in manifest.segments()[:1]:
+                first.setdefault(os.path.dirname(segment), []).append(segment)
+        for name in self.names:
+            if kind_of(name) == SEGMENT and name.split('/')[0] in size:
+                numbers.setdefault(os.path.dirname(name), []).append(name)
+        for timeline, present in numbers.items():
+            per_log = (1 << 32) // size[timeline.split('/')[0]]
+            at = [int(name[-16:-8], 16) * per_log + int(name[-8:], 16) for name in (min(first.get(timeline, present)), max(present))]
+            for number in range(at[0], at[1]):
+                name = f'{timeline}/{timeline[-8:]}%08X%08X' % divmod(number, per_log)
+                if name not in present:
+                    yield name
 
     def extract(self, backup, out):
         name = next((name for name in self.names if name.endswith(f'/backup/{backup}/manifest')), None)
