@@ -172,11 +172,11 @@ sub system_identifier
 	  $self->safe_psql('postgres', 'SELECT system_identifier FROM pg_control_system()');
 }
 
-# Ids that `pg_dr list` shows: what another machine would believe.
+# Ids of the complete backups that `pg_dr list` shows: what another machine would believe.
 sub listed
 {
 	my ($self) = @_;
-	return map { $_->{id} } $self->listing;
+	return map { $_->{id} } grep { $_->{state} !~ /^(incomplete|damaged)$/ } $self->listing;
 }
 
 sub listing
@@ -184,8 +184,7 @@ sub listing
 	my ($self) = @_;
 	my ($exit, $out, $err) = $self->program('list', '--json');
 	croak "pg_dr list: $err" if $exit != 0;
-	my $list = JSON::PP::decode_json($out);
-	return @{ ref $list eq 'HASH' ? $list->{backups} : $list };
+	return map { @{ $_->{backups} } } @{ JSON::PP::decode_json($out) };
 }
 
 # Everything that is written so far is in the repository; returns the last segment's name.
