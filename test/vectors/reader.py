@@ -298,15 +298,16 @@ class Manifest:
         for key, value in counts.items():
             need(self.end[key] == value, 'manifest', f'{key} is {value}, not {self.end[key]}')
 
-    def segments(self):
-        """Names of the segments from start to stop, when they lie on one timeline."""
+    def segments(self, names):
+        """The segments that must be there: from start to stop, and on to the frontier (§6)."""
         size, timeline = self.begin['wal_segment_size'], self.begin['timeline']
-        if timeline != self.end['stop_timeline']:
-            return []
-        lsns = [self.begin['start_lsn'], self.end['stop_lsn']]
-        start, stop = (int(high, 16) << 32 | int(low, 16) for high, low in (lsn.split('/') for lsn in lsns))
-        return [f'{self.begin["system_identifier"]}/wal/{timeline:08X}/{timeline:08X}%08X%08X'
-                % divmod(number, (1 << 32) // size) for number in range(start // size, (stop - 1) // size + 1)]
+        directory = f'{self.begin["system_identifier"]}/wal/{timeline:08X}'
+        present = [name[-16:] for name in names if name.startswith(directory) and kind_of(name) == SEGMENT]
+        lsns = [self.begin['start_lsn']] + [self.end['stop_lsn']] * (timeline == self.end['stop_timeline'])
+        at = [int(high, 16) << 32 | int(low, 16) for high, low in (lsn.split('/') for lsn in lsns)]
+        last = [at[-1] - 1] + [(int(max(present)[:8], 16) << 32) + int(max(present)[8:], 16) * size] * bool(present)
+        return [f'{directory}/{timeline:08X}%08X%08X' % divmod(number, (1 << 32) // size)
+                for number in range(at[0] // size, max(last) // size + 1)]
 
 
 def pack_frames(content):
@@ -376,7 +377,7 @@ class Repository:
 
     # What a manifest says about a pack is held against the pack itself: size, SHA-256, each frame.
     def verify(self, report):
-        manifests, frames, packs, segment_size = [], {}, {}, {}
+        manifests, frames, packs, segment_size, problems = [], {}, {}, {}, {}
         for name in self.names:
             try:
                 plain, kind = self.open(name), kind_of(name)
@@ -409,31 +410,13 @@ class Repository:
                     pack = manifest.packs[number][0]
                     if pack in frames and frames[pack].get(offset) != (stored, raw, crc):
                         report(pack, f'has no such frame at {offset} as {name} says for {path}')
-            for segment in manifest.segments():
+            for segment in manifest.segments(self.names):
                 if segment not in self.names:
-                    report(segment, f'is missing; {name} needs it')
+                    problems[segment] = f'is missing; {name} needs it'
                 elif segment_size.get(segment, manifest.begin['wal_segment_size']) != manifest.begin['wal_segment_size']:
-                    report(segment, 'is not a whole segment')
-        for segment in self.gaps([manifest for _name, manifest in manifests]):
-            report(segment, 'is missing: a gap')
-
-    # §6: holes before a timeline's frontier; those before the first backup harm nobody.
-    def gaps(self, manifests):
-        numbers, size = {}, {manifest.begin['system_identifier']: manifest.begin['wal_segment_size'] for manifest in manifests}
-        first = {}
-        for manifest in manifests:
-            for segment in manifest.segments()[:1]:
-                first.setdefault(os.path.dirname(segment), []).append(segment)
-        for name in self.names:
-            if kind_of(name) == SEGMENT and name.split('/')[0] in size:
-                numbers.setdefault(os.path.dirname(name), []).append(name)
-        for timeline, present in numbers.items():
-            per_log = (1 << 32) // size[timeline.split('/')[0]]
-            at = [int(name[-16:-8], 16) * per_log + int(name[-8:], 16) for name in (min(first.get(timeline, present)), max(present))]
-            for number in range(at[0], at[1]):
-                name = f'{timeline}/{timeline[-8:]}%08X%08X' % divmod(number, per_log)
-                if name not in present:
-                    yield name
+                    problems[segment] = 'is not a whole segment'
+        for segment, problem in problems.items():
+            report(segment, problem)
 
     def extract(self, backup, out):
         name = next((name for name in self.names if name.endswith(f'/backup/{backup}/manifest')), None)
