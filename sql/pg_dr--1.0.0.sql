@@ -1,0 +1,229 @@
+/* sql/pg_dr--1.0.0.sql */
+
+-- complain if script is sourced in psql, rather than via CREATE EXTENSION
+\echo Use "CREATE EXTENSION pg_dr" to load this file. \quit
+
+--
+-- The catalogue: an index of the repository.  It belongs to this cluster and can be
+-- rebuilt by dr_sync(), so its rows are not dumped by pg_dump (no
+-- pg_extension_config_dump): in another cluster they would be wrong.
+--
+CREATE SCHEMA dr;
+
+CREATE TABLE dr.backup (
+	id text PRIMARY KEY,
+	repository text NOT NULL,
+	system_identifier text NOT NULL,
+	kind text NOT NULL CHECK (kind IN ('full', 'incremental')),
+	label text,
+	status text NOT NULL CHECK (status IN ('running', 'completed', 'completed with corruption',
+		'failed', 'cancelled', 'interrupted', 'missing', 'damaged')),
+	requested_by text,
+	started_at timestamptz NOT NULL,
+	finished_at timestamptz,
+	timeline bigint,
+	start_lsn pg_lsn,
+	stop_lsn pg_lsn,
+	files bigint,
+	bytes bigint,
+	bytes_stored bigint,
+	packs bigint,
+	manifest_sha256 bytea,
+	corrupt_pages bigint,
+	error text
+);
+COMMENT ON TABLE dr.backup IS 'backups: one row each, from the moment the worker starts';
+COMMENT ON COLUMN dr.backup.id IS 'name of the backup, also in the repository';
+COMMENT ON COLUMN dr.backup.repository IS 'name of the repository in pg_dr.repositories';
+COMMENT ON COLUMN dr.backup.system_identifier IS 'system identifier of the cluster';
+COMMENT ON COLUMN dr.backup.kind IS 'full or incremental';
+COMMENT ON COLUMN dr.backup.label IS 'what dr_backup was given';
+COMMENT ON COLUMN dr.backup.status IS 'running, completed, completed with corruption, failed, cancelled, interrupted (the worker or server died), missing (not in the repository any more), damaged (its manifest can''t be opened)';
+COMMENT ON COLUMN dr.backup.requested_by IS 'role that called dr_backup; null when dr_sync found the backup';
+COMMENT ON COLUMN dr.backup.started_at IS 'when the worker started';
+COMMENT ON COLUMN dr.backup.finished_at IS 'when the manifest was durable, or the backup ended without';
+COMMENT ON COLUMN dr.backup.timeline IS 'timeline at the start';
+COMMENT ON COLUMN dr.backup.start_lsn IS 'recovery of this backup begins here';
+COMMENT ON COLUMN dr.backup.stop_lsn IS 'recovery of this backup must reach at least this';
+COMMENT ON COLUMN dr.backup.files IS 'files in the backup';
+COMMENT ON COLUMN dr.backup.bytes IS 'bytes of these files';
+COMMENT ON COLUMN dr.backup.bytes_stored IS 'bytes of the packs in the repository';
+COMMENT ON COLUMN dr.backup.packs IS 'packs written';
+COMMENT ON COLUMN dr.backup.manifest_sha256 IS 'SHA-256 of the manifest as it is stored';
+COMMENT ON COLUMN dr.backup.corrupt_pages IS 'pages whose checksum was wrong when they were read';
+COMMENT ON COLUMN dr.backup.error IS 'why it is not completed';
+
+CREATE TABLE dr.object (
+	repository text NOT NULL,
+	name text NOT NULL,
+	size bigint NOT NULL,
+	sha256 bytea,
+	backup text NOT NULL REFERENCES dr.backup ON DELETE CASCADE,
+	stored_at timestamptz NOT NULL,
+	PRIMARY KEY (repository, name)
+);
+CREATE INDEX object_backup_idx ON dr.object (backup);
+COMMENT ON TABLE dr.object IS 'objects of backups, with the checksums against which the repository is held';
+COMMENT ON COLUMN dr.object.repository IS 'name of the repository';
+COMMENT ON COLUMN dr.object.name IS 'name of the object in the repository';
+COMMENT ON COLUMN dr.object.size IS 'bytes as stored';
+COMMENT ON COLUMN dr.object.sha256 IS 'SHA-256 as stored';
+COMMENT ON COLUMN dr.object.backup IS 'backup that wrote it';
+COMMENT ON COLUMN dr.object.stored_at IS 'when the catalogue learnt of it';
+
+CREATE TABLE dr.wal_segment (
+	repository text NOT NULL,
+	timeline bigint NOT NULL,
+	name text NOT NULL,
+	object text NOT NULL,
+	size bigint NOT NULL,
+	sha256 bytea,
+	archived_at timestamptz,
+	PRIMARY KEY (repository, object)
+);
+COMMENT ON TABLE dr.wal_segment IS 'archived WAL files; the most recent ones may not be in it yet, view dr_wal has them all';
+COMMENT ON COLUMN dr.wal_segment.repository IS 'name of the repository';
+COMMENT ON COLUMN dr.wal_segment.timeline IS 'timeline, from the name';
+COMMENT ON COLUMN dr.wal_segment.name IS 'name of the file: segment, timeline history, partial segment or backup history';
+COMMENT ON COLUMN dr.wal_segment.object IS 'name of the object in the repository';
+COMMENT ON COLUMN dr.wal_segment.size IS 'bytes as stored';
+COMMENT ON COLUMN dr.wal_segment.sha256 IS 'SHA-256 as stored; null when only an inventory has seen it';
+COMMENT ON COLUMN dr.wal_segment.archived_at IS 'when it was durable; null when only an inventory has seen it';
+
+CREATE TABLE dr.corrupt_page (
+	backup text NOT NULL REFERENCES dr.backup ON DELETE CASCADE,
+	path text NOT NULL,
+	block bigint NOT NULL,
+	expected integer NOT NULL,
+	found integer NOT NULL,
+	lsn pg_lsn NOT NULL,
+	PRIMARY KEY (backup, path, block)
+);
+COMMENT ON TABLE dr.corrupt_page IS 'pages that were corrupt when a backup read them';
+COMMENT ON COLUMN dr.corrupt_page.backup IS 'backup that found it';
+COMMENT ON COLUMN dr.corrupt_page.path IS 'file, relative to the data directory';
+COMMENT ON COLUMN dr.corrupt_page.block IS 'block within the file';
+COMMENT ON COLUMN dr.corrupt_page.expected IS 'checksum of the page''s content';
+COMMENT ON COLUMN dr.corrupt_page.found IS 'checksum in the page''s header';
+COMMENT ON COLUMN dr.corrupt_page.lsn IS 'LSN in the page''s header';
+
+--
+-- What a DBA calls
+--
+CREATE FUNCTION @extschema@.dr_backup(kind text DEFAULT 'incremental', label text DEFAULT NULL,
+	wait boolean DEFAULT true, fast boolean DEFAULT true)
+RETURNS text
+AS 'MODULE_PATHNAME', 'dr_backup'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION @extschema@.dr_backup(text, text, boolean, boolean) IS 'make a backup, return its id';
+
+CREATE FUNCTION @extschema@.dr_cancel(backup text)
+RETURNS void
+AS 'MODULE_PATHNAME', 'dr_cancel'
+LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION @extschema@.dr_cancel(text) IS 'stop a running backup';
+
+CREATE FUNCTION @extschema@.dr_check(OUT name text, OUT status text, OUT detail text, OUT hint text)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'dr_check'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION @extschema@.dr_check() IS 'check configuration, repository and archiving';
+
+-- The catalogue's tables belong to the extension's owner; who may call this may have them rebuilt.
+CREATE FUNCTION @extschema@.dr_sync(OUT what text, OUT name text, OUT detail text)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'dr_sync'
+LANGUAGE C VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION @extschema@.dr_sync() IS 'rebuild the catalogue from the repository, return what changed';
+
+CREATE FUNCTION @extschema@.dr_adopt()
+RETURNS void
+AS 'MODULE_PATHNAME', 'dr_adopt'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION @extschema@.dr_adopt() IS 'let this copy of the cluster write to the repository from now on';
+
+--
+-- What the views read
+--
+CREATE FUNCTION dr.jobs(OUT backup text, OUT kind text, OUT label text, OUT phase text,
+	OUT requested_by text, OUT caller_pid integer, OUT worker_pid integer, OUT started_at timestamptz,
+	OUT bytes_done bigint, OUT bytes_total bigint, OUT files_done bigint, OUT files_total bigint,
+	OUT bytes_stored bigint, OUT cancel_requested boolean)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'dr_jobs_running'
+LANGUAGE C VOLATILE PARALLEL SAFE;
+COMMENT ON FUNCTION dr.jobs() IS 'running backups, from shared memory';
+
+CREATE FUNCTION dr.recent_segments(OUT repository text, OUT timeline bigint, OUT name text,
+	OUT object text, OUT size bigint, OUT sha256 bytea, OUT archived_at timestamptz)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'dr_recent_segments'
+LANGUAGE C VOLATILE PARALLEL SAFE;
+COMMENT ON FUNCTION dr.recent_segments() IS 'archived WAL files that are not in table dr.wal_segment yet, from shared memory';
+
+CREATE FUNCTION dr.state(OUT concern text, OUT status text, OUT detail text, OUT hint text)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'dr_state'
+LANGUAGE C VOLATILE PARALLEL SAFE;
+COMMENT ON FUNCTION dr.state() IS 'the rows of view dr_status that need no table';
+
+--
+-- Views
+--
+CREATE VIEW @extschema@.dr_backups AS
+	SELECT id, repository, kind, label, status, requested_by, started_at, finished_at,
+		finished_at - started_at AS duration, timeline, start_lsn, stop_lsn, files, bytes, bytes_stored,
+		corrupt_pages, error
+	FROM dr.backup
+	ORDER BY started_at, id;
+COMMENT ON VIEW @extschema@.dr_backups IS 'the backups of this cluster, oldest first';
+
+CREATE VIEW @extschema@.dr_progress AS
+	SELECT backup, kind, label, phase, requested_by, caller_pid, worker_pid, started_at,
+		bytes_done, bytes_total,
+		CASE WHEN bytes_total > 0 THEN round(100.0 * least(bytes_done, bytes_total) / bytes_total, 1) END AS percent,
+		files_done, files_total, bytes_stored, cancel_requested
+	FROM dr.jobs();
+COMMENT ON VIEW @extschema@.dr_progress IS 'the backups that are running';
+
+CREATE VIEW @extschema@.dr_wal AS
+	SELECT repository, timeline, name AS segment, object, size, sha256, archived_at
+	FROM dr.wal_segment
+	UNION ALL
+	SELECT r.repository, r.timeline, r.name, r.object, r.size, r.sha256, r.archived_at
+	FROM dr.recent_segments() AS r
+	WHERE NOT EXISTS (SELECT 1 FROM dr.wal_segment AS w
+					  WHERE w.repository = r.repository AND w.object = r.object);
+COMMENT ON VIEW @extschema@.dr_wal IS 'the WAL files in the repository';
+
+-- Without a promise to hold it against, a week without a backup is worth a warning.
+CREATE VIEW @extschema@.dr_status AS
+	SELECT 'backup' AS concern,
+		CASE WHEN b.id IS NULL THEN 'critical'
+			WHEN b.status <> 'completed' OR b.finished_at < now() - interval '7 days' THEN 'warning'
+			ELSE 'ok' END AS status,
+		CASE WHEN b.id IS NULL THEN 'there is no complete backup'
+			ELSE format('last complete backup: %s, %s, %s old', b.id, b.status,
+				date_trunc('second', now() - b.finished_at)) END AS detail,
+		CASE WHEN b.id IS NULL THEN 'Call dr_backup(''full'').'
+			WHEN b.status <> 'completed' THEN 'See table dr.corrupt_page.'
+			WHEN b.finished_at < now() - interval '7 days' THEN 'Schedule dr_backup.' END AS hint
+	FROM (SELECT 1) AS one
+		LEFT JOIN (SELECT id, status, finished_at FROM dr.backup
+				   WHERE status IN ('completed', 'completed with corruption')
+				   ORDER BY finished_at DESC LIMIT 1) AS b ON true
+	UNION ALL
+	SELECT concern, status, detail, hint FROM dr.state();
+COMMENT ON VIEW @extschema@.dr_status IS 'is the cluster safe? one row per concern, cheap enough for monitoring';
+
+--
+-- Privileges: nothing for everybody, reading for pg_monitor, the rest by the DBA's own GRANT
+--
+REVOKE ALL ON FUNCTION @extschema@.dr_backup(text, text, boolean, boolean), @extschema@.dr_cancel(text),
+	@extschema@.dr_check(), @extschema@.dr_sync(), @extschema@.dr_adopt(),
+	dr.jobs(), dr.recent_segments(), dr.state() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION dr.jobs(), dr.recent_segments(), dr.state(), @extschema@.dr_check() TO pg_monitor;
+GRANT USAGE ON SCHEMA dr TO pg_monitor;
+GRANT SELECT ON dr.backup, dr.object, dr.wal_segment, dr.corrupt_page,
+	@extschema@.dr_backups, @extschema@.dr_progress, @extschema@.dr_wal, @extschema@.dr_status TO pg_monitor;

@@ -1,0 +1,38 @@
+/*
+ * backup.h
+ *	  A backup as its worker sees it.
+ *
+ * Copyright (c) 2026, pg_dr contributors
+ */
+#ifndef PGDR_BACKUP_H
+#define PGDR_BACKUP_H
+
+#include "catalogue.h"
+#include "child.h"
+#include "compat.h"
+#include "shmem.h"
+
+typedef struct Backup
+{
+	int			slot;
+	DrJob		job;			/* our copy; what others may see is published */
+	MemoryContext context;		/* as long as the worker */
+	DrChild    *child;
+	DrServerBackup server;
+	List	   *config_files;
+	char	   *config_directory;	/* NULL: inside the data directory */
+} Backup;
+
+/* backup_worker.c: wait here for ever, if a test says so. */
+extern void dr_backup_hold(Backup *b, const char *step);
+
+/* ERROR when somebody wants it to end. */
+extern void dr_backup_check_cancel(Backup *b);
+
+/* backup_run.c: from the request to the program's last word; stops the server's backup. */
+extern void dr_backup_run(Backup *b);
+
+/* config_files.c: files outside the data directory that make the configuration; in a DrWrite. */
+extern void dr_find_config_files(void *backup);
+
+#endif							/* PGDR_BACKUP_H */

@@ -1,0 +1,304 @@
+/*
+ * backup_worker.c
+ *	  One worker per backup: its life from the first row to the last.
+ *
+ * One idea: the worker owns three things, the server's backup mode, the child
+ * and the row, and whichever way it ends, each is put right by whoever is
+ * still there to do it.  An ERROR is caught here; FATAL leaves backup mode to
+ * the server's own handler, the child to ours, and the row to housekeeping.
+ *
+ * No transaction is open while anything is waited for.
+ *
+ * A crash leaves packs without a manifest in the repository, which nothing
+ * lists, and a row in status running, which housekeeping marks.
+ *
+ * Copyright (c) 2026, pg_dr contributors
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "storage/condition_variable.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "tcop/tcopprot.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+#include "utils/wait_event.h"
+
+#include "backup.h"
+#include "pg_dr.h"
+
+#define CANCEL_GRACE_MS		10000
+#define ROW_ATTEMPTS		5
+
+/* ---- connecting, for every worker ---- */
+
+void
+dr_worker_connect(const char *application_name)
+{
+	BackgroundWorkerInitializeConnection(dr_database, NULL, 0);
+	SetConfigOption("application_name", application_name, PGC_USERSET, PGC_S_SESSION);
+	SetConfigOption("search_path", "", PGC_USERSET, PGC_S_SESSION);
+
+	/* Our own commits must never wait for WAL that we are to ship. */
+	SetConfigOption("synchronous_commit", "local", PGC_USERSET, PGC_S_SESSION);
+
+	/* What limits or disturbs a user's statements is not meant for us. */
+	SetConfigOption("statement_timeout", "0", PGC_USERSET, PGC_S_SESSION);
+	SetConfigOption("idle_in_transaction_session_timeout", "0", PGC_USERSET, PGC_S_SESSION);
+	SetConfigOption("default_transaction_read_only", "off", PGC_USERSET, PGC_S_SESSION);
+	SetConfigOption("default_transaction_isolation", "read committed", PGC_USERSET, PGC_S_SESSION);
+
+	/* A table that somebody has locked must not hold a backup up. */
+	SetConfigOption("lock_timeout", "10s", PGC_USERSET, PGC_S_SESSION);
+}
+
+/* ---- waiting ---- */
+
+void
+dr_backup_check_cancel(Backup *b)
+{
+	CHECK_FOR_INTERRUPTS();
+	if (dr_job_cancel_requested(b->slot))
+		ereport(ERROR,
+				(errcode(ERRCODE_QUERY_CANCELED), errmsg("the backup was cancelled")));
+}
+
+void
+dr_backup_hold(Backup *b, const char *step)
+{
+	char		phase[DR_PHASE_MAX + 1];
+
+	if (strcmp(dr_debug_hold_at, step) != 0)
+		return;
+	snprintf(phase, sizeof(phase), "held at %s", step);
+	dr_job_phase(b->slot, phase, false);
+	ereport(LOG, (errmsg("pg_dr held at step %s", step)));
+	for (;;)
+	{
+		dr_backup_check_cancel(b);
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 1000L, PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+	}
+}
+
+/* ---- the backup ---- */
+
+static void
+write_first_row(void *arg)
+{
+	dr_insert_backup(&((Backup *) arg)->job);
+}
+
+static void
+write_final_row(void *arg)
+{
+	dr_finish_backup(&((Backup *) arg)->job);
+}
+
+static void
+start_server_backup(Backup *b)
+{
+	MemoryContext caller = MemoryContextSwitchTo(b->context);
+
+	/* The server waits for a checkpoint, and knows nothing of our latch. */
+	dr_job_phase(b->slot, "waiting for a checkpoint", true);
+	dr_backup_check_cancel(b);
+	dr_server_backup_start(&b->server, b->job.id, b->job.fast);
+	dr_job_phase(b->slot, "starting", false);
+	MemoryContextSwitchTo(caller);
+	b->job.start_lsn = b->server.start_lsn;
+	b->job.timeline = b->server.start_timeline;
+	dr_job_outcome(b->slot, &b->job);
+}
+
+static void
+make_backup(Backup *b)
+{
+	dr_backup_check_cancel(b);
+	dr_catalogue_run(write_first_row, b);
+	b->job.row_exists = true;
+	dr_job_row_exists(b->slot);
+	dr_backup_hold(b, "module.started");
+	b->child = dr_child_open(true);
+	dr_catalogue_run(dr_find_config_files, b);
+	start_server_backup(b);
+	dr_backup_hold(b, "module.backup_started");
+	dr_backup_run(b);
+
+	/* The manifest is durable: from here on, nothing makes it less than a backup. */
+	b->job.outcome = b->job.corrupt_pages > 0 ? DR_OUTCOME_CORRUPT : DR_OUTCOME_COMPLETED;
+	b->job.ended_at = GetCurrentTimestamp();
+	dr_job_outcome(b->slot, &b->job);
+	dr_backup_hold(b, "module.done");
+}
+
+/* ---- its end ---- */
+
+/*
+ * Ask the program to take back what it stored, and wait a while for its answer.
+ * Held at a step, it can't.
+ */
+static void
+cancel_child(Backup *b)
+{
+	TimestampTz until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), CANCEL_GRACE_MS);
+	StringInfoData line;
+
+	if (dr_child_is_idle(b->child) || dr_child_is_held(b->child))
+		return;
+	PG_TRY();
+	{
+		DrEvent		event;
+
+		initStringInfo(&line);
+		dr_request_begin(&line, "cancel");
+		dr_request_end(&line);
+		dr_child_control(b->child, &line);
+		while (!dr_child_is_idle(b->child) && !dr_child_is_held(b->child) &&
+			   GetCurrentTimestamp() < until)
+			dr_child_receive(b->child, 200, &event);
+	}
+	PG_CATCH();
+	{
+		/* It is stopped anyhow; a second cancel just makes that sooner. */
+		MemoryContextSwitchTo(b->context);
+		FlushErrorState();
+	}
+	PG_END_TRY();
+}
+
+static void
+stop_child(Backup *b)
+{
+	DrChild    *child = b->child;
+
+	b->child = NULL;
+	dr_child_stop(child, DR_GRACE_STOP);
+}
+
+static bool
+is_complete(const Backup *b)
+{
+	return b->job.outcome == DR_OUTCOME_COMPLETED || b->job.outcome == DR_OUTCOME_CORRUPT;
+}
+
+/* In PG_CATCH: out of backup mode, then what the row will say, then the child. */
+static void
+end_with_error(Backup *b)
+{
+	ErrorData  *error;
+
+	MemoryContextSwitchTo(b->context);
+	error = CopyErrorData();
+	FlushErrorState();
+	LWLockReleaseAll();
+	ConditionVariableCancelSleep();
+	pgstat_report_wait_end();
+	AbortOutOfAnyTransaction();
+	MemoryContextSwitchTo(b->context);
+	do_pg_abort_backup(0, BoolGetDatum(false));
+	if (is_complete(b))
+		return;
+
+	if (error->sqlerrcode == ERRCODE_QUERY_CANCELED || dr_job_cancel_requested(b->slot))
+	{
+		b->job.outcome = DR_OUTCOME_CANCELLED;
+		dr_report_set(&b->job.report, ERRCODE_QUERY_CANCELED, "the backup was cancelled", NULL, NULL);
+	}
+	else
+	{
+		b->job.outcome = DR_OUTCOME_FAILED;
+		dr_report_set(&b->job.report, error->sqlerrcode, error->message, error->detail,
+					  error->hint);
+	}
+	ereport(LOG,
+			(errcode(error->sqlerrcode),
+			 errmsg("backup %s %s: %s", b->job.id, dr_outcome_name(b->job.outcome), error->message),
+			 error->detail ? errdetail_internal("%s", error->detail) : 0,
+			 error->hint ? errhint("%s", error->hint) : 0));
+	if (b->child != NULL)
+		cancel_child(b);
+}
+
+static void
+log_completed(Backup *b)
+{
+	ereport(LOG,
+			(errmsg("backup %s %s: " INT64_FORMAT " files, " INT64_FORMAT " bytes read, " INT64_FORMAT " bytes stored",
+					b->job.id, dr_outcome_name(b->job.outcome), b->job.files, b->job.bytes,
+					b->job.bytes_stored)));
+}
+
+/* The outcome stands, whatever becomes of the row. */
+static void
+finish(Backup *b)
+{
+	b->job.ended_at = GetCurrentTimestamp();
+	dr_job_outcome(b->slot, &b->job);
+	if (is_complete(b))
+		log_completed(b);
+	if (!b->job.row_exists)
+		return;
+	if (dr_catalogue_try(write_final_row, b, ROW_ATTEMPTS, "a backup's final row"))
+		dr_job_row_final(b->slot, b->job.number);
+	else if (is_complete(b))
+		dr_job_warn(b->slot, "the backup is complete, but the catalogue does not say so yet; dr_sync() brings it up to date");
+}
+
+/* Every exit comes through here, with a code of 0 or not. */
+static void
+at_exit(int code, Datum arg)
+{
+	dr_child_stop_all();
+	dr_job_end(DatumGetInt32(arg));
+}
+
+static void
+run(Backup *b)
+{
+	PG_TRY();
+	{
+		make_backup(b);
+	}
+	PG_CATCH();
+	{
+		end_with_error(b);
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(b->context);
+	stop_child(b);
+	finish(b);
+}
+
+void
+dr_backup_worker_main(Datum arg)
+{
+	Backup	   *b;
+	uint64		number;
+
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGTERM, die);
+	BackgroundWorkerUnblockSignals();
+
+	b = MemoryContextAllocZero(TopMemoryContext, sizeof(Backup));
+	b->context = AllocSetContextCreate(TopMemoryContext, "pg_dr backup", ALLOCSET_DEFAULT_SIZES);
+	b->slot = DatumGetInt32(arg);
+	memcpy(&number, MyBgworkerEntry->bgw_extra, sizeof(number));
+	if (!dr_job_attach(b->slot, number))
+		proc_exit(0);			/* nobody waits for us any more */
+	before_shmem_exit(at_exit, arg);
+	dr_job_read(b->slot, &b->job);
+	MemoryContextSwitchTo(b->context);
+
+	dr_worker_connect(psprintf("pg_dr backup %s", b->job.id));
+	register_persistent_abort_backup_handler();
+	run(b);
+	proc_exit(0);
+}

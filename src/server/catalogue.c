@@ -1,0 +1,616 @@
+/*
+ * catalogue.c
+ *	  The tables in schema dr: all of the SQL that reads or writes them.
+ *
+ * One idea: the repository is the truth, these tables are its index.  A write
+ * that fails costs a row, never a backup, and dr_sync() brings it back.
+ *
+ * Statements name every relation with its schema and rely on pg_catalog for
+ * functions and operators only: workers run with an empty search_path.
+ *
+ * A crash leaves whole transactions: a backup's first row, its batches of
+ * objects, its final row.
+ *
+ * Copyright (c) 2026, pg_dr contributors
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "storage/latch.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/pg_lsn.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+#include "utils/wait_event.h"
+
+#include "catalogue.h"
+
+/* ---- parameters of a statement ---- */
+
+#define MAX_ARGS	24
+
+typedef struct Args
+{
+	int			n;
+	Oid			types[MAX_ARGS];
+	Datum		values[MAX_ARGS];
+	char		nulls[MAX_ARGS];
+} Args;
+
+static void
+arg(Args *a, Oid type, Datum value, bool isnull)
+{
+	Assert(a->n < MAX_ARGS);
+	a->types[a->n] = type;
+	a->values[a->n] = value;
+	a->nulls[a->n] = isnull ? 'n' : ' ';
+	a->n++;
+}
+
+static void
+arg_text(Args *a, const char *value)
+{
+	arg(a, TEXTOID, value ? CStringGetTextDatum(value) : (Datum) 0, value == NULL);
+}
+
+static void
+arg_int8(Args *a, int64 value)
+{
+	arg(a, INT8OID, Int64GetDatum(value), false);
+}
+
+static void
+arg_lsn(Args *a, XLogRecPtr value)
+{
+	arg(a, PG_LSNOID, LSNGetDatum(value), value == InvalidXLogRecPtr);
+}
+
+static void
+arg_time(Args *a, TimestampTz value)
+{
+	arg(a, TIMESTAMPTZOID, TimestampTzGetDatum(value), value == 0);
+}
+
+static Datum
+sha256_datum(const uint8 *sha256)
+{
+	bytea	   *value = (bytea *) palloc(VARHDRSZ + 32);
+
+	SET_VARSIZE(value, VARHDRSZ + 32);
+	memcpy(VARDATA(value), sha256, 32);
+	return PointerGetDatum(value);
+}
+
+static void
+arg_sha256(Args *a, const uint8 *sha256, bool has)
+{
+	arg(a, BYTEAOID, has ? sha256_datum(sha256) : (Datum) 0, !has);
+}
+
+/* An array of n values; nulls may be NULL. */
+static void
+arg_array(Args *a, Oid element, Datum *values, bool *nulls, int n)
+{
+	int16		typlen;
+	bool		typbyval;
+	char		typalign;
+	int			lower = 1;
+	ArrayType  *array;
+
+	get_typlenbyvalalign(element, &typlen, &typbyval, &typalign);
+	array = construct_md_array(values, nulls, 1, &n, &lower, element, typlen, typbyval, typalign);
+	arg(a, get_array_type(element), PointerGetDatum(array), false);
+}
+
+static void
+arg_text_array(Args *a, List *texts)
+{
+	Datum	   *values = palloc(sizeof(Datum) * (list_length(texts) + 1));
+	int			n = 0;
+	ListCell   *cell;
+
+	foreach(cell, texts)
+		values[n++] = CStringGetTextDatum((char *) lfirst(cell));
+	arg_array(a, TEXTOID, values, NULL, n);
+}
+
+/* ---- statements and transactions ---- */
+
+bool
+dr_catalogue_exists(void)
+{
+	Oid			schema = get_namespace_oid("dr", true);
+
+	return OidIsValid(schema) && OidIsValid(get_relname_relid("backup", schema));
+}
+
+static uint64
+execute(const char *sql, Args *a, int expected)
+{
+	int			rc;
+
+	if (!dr_catalogue_exists())
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("the catalogue of pg_dr does not exist in database \"%s\"", dr_database),
+				 errhint("Run CREATE EXTENSION pg_dr in the database that pg_dr.database names.")));
+	rc = SPI_execute_with_args(sql, a->n, a->types, a->values, a->nulls, false, 0);
+	if (rc != expected)
+		elog(ERROR, "SPI_execute_with_args returned %s for: %s", SPI_result_code_string(rc), sql);
+	return SPI_processed;
+}
+
+/* The first column of what execute() returned. */
+static List *
+result_texts(MemoryContext context)
+{
+	List	   *texts = NIL;
+
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		char	   *text = SPI_getvalue(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1);
+		MemoryContext caller = MemoryContextSwitchTo(context);
+
+		if (text != NULL)
+			texts = lappend(texts, pstrdup(text));
+		MemoryContextSwitchTo(caller);
+	}
+	return texts;
+}
+
+void
+dr_catalogue_run(DrWrite write, void *arg)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	bool		own = !IsTransactionState();
+
+	if (own)
+	{
+		SetCurrentStatementStartTimestamp();
+		StartTransactionCommand();
+		pgstat_report_activity(STATE_RUNNING, "pg_dr catalogue");
+	}
+	SPI_connect();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	write(arg);
+	PopActiveSnapshot();
+	SPI_finish();
+	if (own)
+	{
+		CommitTransactionCommand();
+		pgstat_report_stat(true);
+		pgstat_report_activity(STATE_IDLE, NULL);
+		MemoryContextSwitchTo(caller);
+	}
+}
+
+typedef enum Attempt
+{
+	WRITTEN,
+	FAILED,						/* another attempt may help */
+	HOPELESS,
+	CANCELLED
+} Attempt;
+
+/* In PG_CATCH: roll back, and a WARNING instead of the error. */
+static Attempt
+failed_write(MemoryContext context, const char *what)
+{
+	ErrorData  *error;
+
+	MemoryContextSwitchTo(context);
+	error = CopyErrorData();
+	FlushErrorState();
+	AbortCurrentTransaction();
+	MemoryContextSwitchTo(context);
+	pgstat_report_activity(STATE_IDLE, NULL);
+	ereport(WARNING,
+			(errcode(error->sqlerrcode),
+			 errmsg("could not write %s to the catalogue: %s", what, error->message),
+			 error->detail ? errdetail_internal("%s", error->detail) : 0,
+			 error->hint ? errhint("%s", error->hint) : 0));
+	if (error->sqlerrcode == ERRCODE_QUERY_CANCELED)
+		return CANCELLED;
+	return error->sqlerrcode == ERRCODE_UNDEFINED_TABLE ? HOPELESS : FAILED;
+}
+
+static Attempt
+attempt(DrWrite write, void *arg, MemoryContext context, const char *what)
+{
+	volatile Attempt result = WRITTEN;
+
+	PG_TRY();
+	{
+		dr_catalogue_run(write, arg);
+	}
+	PG_CATCH();
+	{
+		result = failed_write(context, what);
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	return result;
+}
+
+bool
+dr_catalogue_try(DrWrite write, void *arg, int attempts, const char *what)
+{
+	bool		cancelled = false;
+	Attempt		result = FAILED;
+
+	for (int i = 0; i < attempts && result != WRITTEN && result != HOPELESS; i++)
+	{
+		if (i > 0)
+		{
+			(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+							 1000L, PG_WAIT_EXTENSION);
+			ResetLatch(MyLatch);
+		}
+		result = attempt(write, arg, CurrentMemoryContext, what);
+		cancelled |= result == CANCELLED;
+	}
+
+	/* The cancel was meant for what we do all in all. */
+	if (cancelled)
+	{
+		QueryCancelPending = true;
+		InterruptPending = true;
+	}
+	return result == WRITTEN;
+}
+
+/* ---- a backup's own rows ---- */
+
+static char *
+system_identifier(void)
+{
+	return psprintf(UINT64_FORMAT, GetSystemIdentifier());
+}
+
+void
+dr_insert_backup(const DrJob *job)
+{
+	Args		a = {0};
+
+	arg_text(&a, job->id);
+	arg_text(&a, job->repository);
+	arg_text(&a, system_identifier());
+	arg_text(&a, job->kind);
+	arg_text(&a, job->has_label ? job->label : NULL);
+	arg_text(&a, job->requested_by);
+	arg_time(&a, job->started_at);
+	execute("INSERT INTO dr.backup (id, repository, system_identifier, kind, label, status, requested_by, started_at) "
+			"VALUES ($1, $2, $3, $4, $5, 'running', $6, $7)", &a, SPI_OK_INSERT);
+}
+
+static bool
+is_complete(const DrJob *job)
+{
+	return job->outcome == DR_OUTCOME_COMPLETED || job->outcome == DR_OUTCOME_CORRUPT;
+}
+
+static char *
+error_text(const DrReport *report)
+{
+	if (report->message[0] == '\0')
+		return NULL;
+	return dr_redacted(report->detail[0] == '\0' ? report->message :
+					   psprintf("%s (%s)", report->message, report->detail));
+}
+
+/* The manifest is an object like any other. */
+static void
+insert_manifest(const DrJob *job)
+{
+	DrObject	manifest = {.size = job->manifest_size,.has_sha256 = true};
+	DrBackupDetails details = {
+		.backup = job->id,.repository = job->repository,.objects = &manifest,.n_objects = 1
+	};
+
+	snprintf(manifest.name, sizeof(manifest.name), "%s/backup/%s/manifest",
+			 system_identifier(), job->id);
+	memcpy(manifest.sha256, job->manifest_sha256, sizeof(manifest.sha256));
+	dr_insert_details(&details);
+}
+
+/* Writes the whole row: the first one may never have been, or be gone. */
+void
+dr_finish_backup(const DrJob *job)
+{
+	bool		complete = is_complete(job);
+	Args		a = {0};
+
+	arg_text(&a, job->id);
+	arg_text(&a, job->repository);
+	arg_text(&a, system_identifier());
+	arg_text(&a, job->kind);
+	arg_text(&a, job->has_label ? job->label : NULL);
+	arg_text(&a, dr_outcome_name(job->outcome));
+	arg_text(&a, job->requested_by);
+	arg_time(&a, job->started_at);
+	arg_time(&a, job->ended_at);
+	arg(&a, INT8OID, Int64GetDatum(job->timeline), job->timeline == 0);
+	arg_lsn(&a, job->start_lsn);
+	arg_lsn(&a, job->stop_lsn);
+	arg(&a, INT8OID, Int64GetDatum(job->files), !complete);
+	arg(&a, INT8OID, Int64GetDatum(job->bytes), !complete);
+	arg(&a, INT8OID, Int64GetDatum(job->bytes_stored), !complete);
+	arg(&a, INT8OID, Int64GetDatum(job->packs), !complete);
+	arg_sha256(&a, job->manifest_sha256, complete);
+	arg(&a, INT8OID, Int64GetDatum(job->corrupt_pages), !complete);
+	arg_text(&a, error_text(&job->report));
+	execute("INSERT INTO dr.backup AS b (id, repository, system_identifier, kind, label, status, requested_by, "
+			"started_at, finished_at, timeline, start_lsn, stop_lsn, files, bytes, bytes_stored, packs, "
+			"manifest_sha256, corrupt_pages, error) "
+			"VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19) "
+			"ON CONFLICT (id) DO UPDATE SET (status, finished_at, timeline, start_lsn, stop_lsn, files, bytes, "
+			"bytes_stored, packs, manifest_sha256, corrupt_pages, error) = "
+			"($6, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)", &a, SPI_OK_INSERT);
+	if (complete)
+		insert_manifest(job);
+	else if (job->outcome == DR_OUTCOME_CANCELLED)
+	{
+		/* The program took them back. */
+		Args		b = {0};
+
+		arg_text(&b, job->id);
+		execute("DELETE FROM dr.object WHERE backup = $1", &b, SPI_OK_DELETE);
+	}
+}
+
+static void
+arg_objects(Args *a, const DrBackupDetails *details)
+{
+	int			n = details->n_objects;
+	Datum	   *names = palloc(sizeof(Datum) * (n + 1));
+	Datum	   *sizes = palloc(sizeof(Datum) * (n + 1));
+	Datum	   *hashes = palloc(sizeof(Datum) * (n + 1));
+	bool	   *nulls = palloc(sizeof(bool) * (n + 1));
+
+	for (int i = 0; i < n; i++)
+	{
+		const DrObject *o = &details->objects[i];
+
+		names[i] = CStringGetTextDatum(o->name);
+		sizes[i] = Int64GetDatum(o->size);
+		nulls[i] = !o->has_sha256;
+		hashes[i] = o->has_sha256 ? sha256_datum(o->sha256) : (Datum) 0;
+	}
+	arg_array(a, TEXTOID, names, NULL, n);
+	arg_array(a, INT8OID, sizes, NULL, n);
+	arg_array(a, BYTEAOID, hashes, nulls, n);
+}
+
+static void
+insert_objects(const DrBackupDetails *details)
+{
+	Args		a = {0};
+
+	arg_text(&a, details->repository);
+	arg_text(&a, details->backup);
+	arg_objects(&a, details);
+	execute("INSERT INTO dr.object (repository, name, size, sha256, backup, stored_at) "
+			"SELECT $1, n.name, n.size, n.sha256, $2, clock_timestamp() "
+			"FROM unnest($3, $4, $5) AS n (name, size, sha256) "
+			"ON CONFLICT (repository, name) DO NOTHING", &a, SPI_OK_INSERT);
+}
+
+static void
+insert_pages(const DrBackupDetails *details)
+{
+	for (int i = 0; i < details->n_pages; i++)
+	{
+		const DrCorruptPage *p = &details->pages[i];
+		Args		a = {0};
+
+		arg_text(&a, details->backup);
+		arg_text(&a, p->path);
+		arg_int8(&a, p->block);
+		arg(&a, INT4OID, Int32GetDatum(p->expected), false);
+		arg(&a, INT4OID, Int32GetDatum(p->found), false);
+		arg(&a, PG_LSNOID, LSNGetDatum(p->lsn), false);
+		execute("INSERT INTO dr.corrupt_page (backup, path, block, expected, found, lsn) "
+				"VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING", &a, SPI_OK_INSERT);
+	}
+}
+
+void
+dr_insert_details(const DrBackupDetails *details)
+{
+	if (details->n_objects > 0)
+		insert_objects(details);
+	if (details->n_pages > 0)
+		insert_pages(details);
+}
+
+/* ---- WAL ---- */
+
+static void
+arg_segments(Args *a, const DrSegment *segments, int n)
+{
+	Datum	   *columns[6];
+	bool	   *nulls = palloc(sizeof(bool) * (n + 1));
+	static const uint8 none[32];
+
+	for (int i = 0; i < lengthof(columns); i++)
+		columns[i] = palloc(sizeof(Datum) * (n + 1));
+	for (int i = 0; i < n; i++)
+	{
+		const DrSegment *s = &segments[i];
+
+		columns[0][i] = Int64GetDatum(strtoul(pnstrdup(s->name, 8), NULL, 16));
+		columns[1][i] = CStringGetTextDatum(s->name);
+		columns[2][i] = CStringGetTextDatum(s->object);
+		columns[3][i] = Int64GetDatum(s->size);
+		nulls[i] = memcmp(s->sha256, none, sizeof(none)) == 0;
+		columns[4][i] = nulls[i] ? (Datum) 0 : sha256_datum(s->sha256);
+		columns[5][i] = TimestampTzGetDatum(s->archived_at);
+	}
+	arg_array(a, INT8OID, columns[0], NULL, n);
+	arg_array(a, TEXTOID, columns[1], NULL, n);
+	arg_array(a, TEXTOID, columns[2], NULL, n);
+	arg_array(a, INT8OID, columns[3], NULL, n);
+	arg_array(a, BYTEAOID, columns[4], nulls, n);
+	arg_array(a, TIMESTAMPTZOID, columns[5], nulls, n);
+}
+
+/* Whether they come from the archiver, with hash and time, or from an inventory, without. */
+static void
+insert_segments(const char *repository, const DrSegment *segments, int n)
+{
+	Args		a = {0};
+
+	arg_text(&a, repository);
+	arg_segments(&a, segments, n);
+	execute("INSERT INTO dr.wal_segment AS w (repository, timeline, name, object, size, sha256, archived_at) "
+			"SELECT $1, n.* FROM unnest($2, $3, $4, $5, $6, $7) AS n "
+			"ON CONFLICT (repository, object) DO UPDATE "
+			"SET sha256 = excluded.sha256, archived_at = excluded.archived_at "
+			"WHERE w.sha256 IS NULL AND excluded.sha256 IS NOT NULL", &a, SPI_OK_INSERT);
+}
+
+/* Runs of one repository; there is seldom more than one. */
+void
+dr_insert_segments(const DrSegment *segments, int n)
+{
+	for (int from = 0; from < n;)
+	{
+		int			to = from + 1;
+
+		while (to < n && strcmp(segments[to].repository, segments[from].repository) == 0)
+			to++;
+		insert_segments(segments[from].repository, segments + from, to - from);
+		from = to;
+	}
+}
+
+int
+dr_found_segments(const DrSegment *segments, int n)
+{
+	if (n == 0)
+		return 0;
+	insert_segments(segments[0].repository, segments, n);
+	return (int) SPI_processed;
+}
+
+List *
+dr_missing_segments(const char *repository, const char *after, const char *last,
+					TimestampTz before, const DrSegment *segments, int n, MemoryContext context)
+{
+	List	   *names = NIL;
+	Args		a = {0};
+
+	for (int i = 0; i < n; i++)
+		names = lappend(names, pstrdup(segments[i].object));
+	arg_text(&a, repository);
+	arg_text(&a, after);
+	arg_text(&a, last);
+	arg_text_array(&a, names);
+	arg_time(&a, before);
+	arg_text(&a, psprintf("%s/", system_identifier()));
+	execute("SELECT object FROM dr.wal_segment WHERE repository = $1 AND starts_with(object, $6) "
+			"AND (archived_at IS NULL OR archived_at < $5) "
+			"AND ($2 IS NULL OR object COLLATE \"C\" > $2) "
+			"AND ($3 IS NULL OR object COLLATE \"C\" <= $3) "
+			"AND object <> ALL ($4) ORDER BY object COLLATE \"C\"", &a, SPI_OK_SELECT);
+	return result_texts(context);
+}
+
+char *
+dr_last_wal_object(const char *repository, MemoryContext context)
+{
+	Args		a = {0};
+	List	   *texts;
+
+	arg_text(&a, repository);
+	arg_text(&a, psprintf("%s/", system_identifier()));
+	execute("SELECT max(object COLLATE \"C\") FROM dr.wal_segment "
+			"WHERE repository = $1 AND starts_with(object, $2)", &a, SPI_OK_SELECT);
+	texts = result_texts(context);
+	return texts == NIL ? NULL : (char *) linitial(texts);
+}
+
+/* ---- what the repository says ---- */
+
+List *
+dr_backups_where(const char *condition, MemoryContext context)
+{
+	Args		a = {0};
+
+	arg_text(&a, system_identifier());
+	execute(psprintf("SELECT id FROM dr.backup WHERE system_identifier = $1 AND (%s)", condition),
+			&a, SPI_OK_SELECT);
+	return result_texts(context);
+}
+
+bool
+dr_set_backup_status(const char *id, const char *from, const char *to, const char *error)
+{
+	Args		a = {0};
+
+	arg_text(&a, id);
+	arg_text(&a, from);
+	arg_text(&a, to);
+	arg_text(&a, error);
+	return execute("UPDATE dr.backup SET status = $3, error = coalesce($4, error), "
+				   "finished_at = coalesce(finished_at, clock_timestamp()) "
+				   "WHERE id = $1 AND ($2 IS NULL OR status = $2) AND status <> $3",
+				   &a, SPI_OK_UPDATE) > 0;
+}
+
+DrSeen
+dr_found_backup(const DrFoundBackup *found)
+{
+	Args		a = {0};
+
+	arg_text(&a, found->id);
+	arg_text(&a, found->repository);
+	arg_text(&a, found->system_identifier);
+	arg_text(&a, found->kind);
+	arg_text(&a, found->label);
+	arg_text(&a, found->status);
+	arg_text(&a, found->started_at);
+	arg_text(&a, found->stopped_at);
+	arg_int8(&a, found->timeline);
+	arg_lsn(&a, found->start_lsn);
+	arg_lsn(&a, found->stop_lsn);
+	arg_int8(&a, found->files);
+	arg_int8(&a, found->bytes);
+	arg_int8(&a, found->bytes_stored);
+	arg_int8(&a, found->packs);
+	arg_sha256(&a, found->manifest_sha256, found->has_sha256);
+	arg_int8(&a, found->corrupt_pages);
+	if (execute("INSERT INTO dr.backup (id, repository, system_identifier, kind, label, status, started_at, "
+				"finished_at, timeline, start_lsn, stop_lsn, files, bytes, bytes_stored, packs, "
+				"manifest_sha256, corrupt_pages) "
+				"VALUES ($1, $2, $3, $4, $5, $6, $7::timestamptz, $8::timestamptz, $9, $10, $11, $12, $13, "
+				"$14, $15, $16, $17) ON CONFLICT (id) DO NOTHING", &a, SPI_OK_INSERT) > 0)
+		return DR_SEEN_INSERTED;
+
+	/* Repository, identifier, kind and label stay as they are. */
+	if (execute("UPDATE dr.backup SET status = $6, finished_at = $8::timestamptz, timeline = $9, "
+				"start_lsn = $10, stop_lsn = $11, files = $12, bytes = $13, bytes_stored = $14, packs = $15, "
+				"manifest_sha256 = $16, corrupt_pages = $17, error = NULL "
+				"WHERE id = $1 AND status NOT IN ('completed', 'completed with corruption')", &a, SPI_OK_UPDATE) > 0)
+		return DR_SEEN_COMPLETED;
+	return DR_SEEN_KNOWN;
+}
+
+List *
+dr_objects_that_differ(const DrBackupDetails *details, MemoryContext context)
+{
+	Args		a = {0};
+
+	arg_text(&a, details->repository);
+	arg_objects(&a, details);
+	execute("SELECT o.name FROM dr.object AS o JOIN unnest($2, $3, $4) AS n (name, size, sha256) USING (name) "
+			"WHERE o.repository = $1 AND (o.size <> n.size OR o.sha256 <> n.sha256)", &a, SPI_OK_SELECT);
+	return result_texts(context);
+}

@@ -1,0 +1,135 @@
+/*
+ * compat.h
+ *	  Every difference between PostgreSQL 15, 16, 17 and 18 that concerns us.
+ *
+ * One idea: the rest of the module is written against the interfaces below and
+ * never looks at PG_VERSION_NUM.
+ *
+ * Copyright (c) 2026, pg_dr contributors
+ */
+#ifndef PGDR_COMPAT_H
+#define PGDR_COMPAT_H
+
+#include "access/xlog.h"
+#include "access/xlogdefs.h"
+#include "lib/stringinfo.h"
+#include "nodes/pg_list.h"
+#include "utils/timestamp.h"
+
+#if PG_VERSION_NUM >= 160000
+#include "access/xlogbackup.h"
+#include "archive/archive_module.h"
+#else
+#include "postmaster/pgarch.h"
+#endif
+#include "postmaster/pgarch.h"
+
+#if PG_VERSION_NUM < 150000
+#error "pg_dr needs PostgreSQL 15 or later"
+#endif
+
+/*
+ * Archive modules.  15 passes no state and wants a struct filled; later
+ * versions pass a state and want a constant struct.  The three callbacks are
+ * written as functions without state.
+ */
+#if PG_VERSION_NUM >= 160000
+#define DR_ARCHIVE_MODULE(check, archive, shutdown) \
+	static bool compat_check(ArchiveModuleState *state) { return check(); } \
+	static bool compat_archive(ArchiveModuleState *state, const char *file, const char *path) \
+	{ return archive(file, path); } \
+	static void compat_shutdown(ArchiveModuleState *state) { shutdown(); } \
+	static const ArchiveModuleCallbacks compat_callbacks = { \
+		.check_configured_cb = compat_check, \
+		.archive_file_cb = compat_archive, \
+		.shutdown_cb = compat_shutdown \
+	}; \
+	extern PGDLLEXPORT const ArchiveModuleCallbacks *_PG_archive_module_init(void); \
+	const ArchiveModuleCallbacks * \
+	_PG_archive_module_init(void) { return &compat_callbacks; } \
+	extern int compat_no_semicolon
+#else
+#define DR_ARCHIVE_MODULE(check, archive, shutdown) \
+	extern PGDLLEXPORT void _PG_archive_module_init(ArchiveModuleCallbacks *cb); \
+	void \
+	_PG_archive_module_init(ArchiveModuleCallbacks *cb) \
+	{ \
+		cb->check_configured_cb = check; \
+		cb->archive_file_cb = archive; \
+		cb->shutdown_cb = shutdown; \
+	} \
+	extern int compat_no_semicolon
+#endif
+
+/*
+ * Why archiving is not configured: 17 and later print it with their own
+ * WARNING, before that the module has to.
+ */
+#if PG_VERSION_NUM >= 170000
+#define DR_ARCHIVE_CHECK_REPORTED	true
+#define dr_arch_module_check_errdetail(text)	arch_module_check_errdetail("%s", text)
+#else
+#define DR_ARCHIVE_CHECK_REPORTED	false
+#define dr_arch_module_check_errdetail(text)	((void) (text))
+#endif
+
+/* With 16 and later an archive_command beside an archive_library is an error. */
+#define DR_ARCHIVE_COMMAND_CONFLICTS	(PG_VERSION_NUM >= 160000)
+
+/* pg_hba.conf and pg_ident.conf may include other files. */
+#define DR_HBA_INCLUDES				(PG_VERSION_NUM >= 160000)
+
+/*
+ * The server's own backup.  Start and stop belong to one process, and need no
+ * transaction.
+ */
+typedef struct DrServerBackup
+{
+	XLogRecPtr	start_lsn;
+	TimeLineID	start_timeline;
+	XLogRecPtr	stop_lsn;
+	TimeLineID	stop_timeline;
+	char	   *backup_label;	/* as the restored cluster needs it */
+	StringInfo	tablespace_map;
+#if PG_VERSION_NUM >= 160000
+	BackupState *state;
+#endif
+} DrServerBackup;
+
+static inline void
+dr_server_backup_start(DrServerBackup *b, const char *name, bool fast)
+{
+	List	   *tablespaces = NIL;	/* 17 changed its elements; the map says the same */
+
+	b->tablespace_map = makeStringInfo();
+#if PG_VERSION_NUM >= 160000
+	b->state = (BackupState *) palloc0(sizeof(BackupState));
+	do_pg_backup_start(name, fast, &tablespaces, b->state, b->tablespace_map);
+	b->start_lsn = b->state->startpoint;
+	b->start_timeline = b->state->starttli;
+	b->backup_label = build_backup_content(b->state, false);
+#else
+	{
+		StringInfo	label = makeStringInfo();
+
+		b->start_lsn = do_pg_backup_start(name, fast, &b->start_timeline, label,
+										  &tablespaces, b->tablespace_map);
+		b->backup_label = label->data;
+	}
+#endif
+}
+
+/* Doesn't wait for WAL to be archived. */
+static inline void
+dr_server_backup_stop(DrServerBackup *b)
+{
+#if PG_VERSION_NUM >= 160000
+	do_pg_backup_stop(b->state, false);
+	b->stop_lsn = b->state->stoppoint;
+	b->stop_timeline = b->state->stoptli;
+#else
+	b->stop_lsn = do_pg_backup_stop(b->backup_label, false, &b->stop_timeline);
+#endif
+}
+
+#endif							/* PGDR_COMPAT_H */

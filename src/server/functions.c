@@ -1,0 +1,490 @@
+/*
+ * functions.c
+ *	  What a DBA calls: dr_backup, dr_cancel, dr_adopt, dr_sync.
+ *
+ * One idea: dr_backup checks everything that can be known beforehand, each with
+ * its own error and hint, and then merely watches: the worker makes the backup.
+ * A caller that goes, by cancel, timeout or disconnect, takes the backup with
+ * it, unless it said wait => false.
+ *
+ * A crash of the caller restarts the server, and with it ends the backup.
+ *
+ * Copyright (c) 2026, pg_dr contributors
+ */
+#include "postgres.h"
+
+#include "access/xlog.h"
+#include "commands/dbcommands.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "postmaster/bgworker.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/timestamp.h"
+#include "utils/wait_event.h"
+
+#include "child.h"
+#include "compat.h"
+#include "pg_dr.h"
+#include "shmem.h"
+
+#define FIRST_NOTICE_MS		3000
+#define NOTICE_EVERY_MS		10000
+
+PG_FUNCTION_INFO_V1(dr_backup);
+PG_FUNCTION_INFO_V1(dr_cancel);
+PG_FUNCTION_INFO_V1(dr_adopt);
+PG_FUNCTION_INFO_V1(dr_sync);
+
+/* What the caller holds while it watches. */
+typedef struct Watch
+{
+	int			slot;
+	uint64		number;
+	BackgroundWorkerHandle *worker;
+	TimestampTz next_notice;
+	TimestampTz copying_since;	/* 0: not yet */
+	int64		copied_before;
+} Watch;
+
+/* ---- before a backup ---- */
+
+bool
+dr_is_archive_library(void)
+{
+	const char *slash = strrchr(XLogArchiveLibrary, '/');
+	const char *name = slash ? slash + 1 : XLogArchiveLibrary;
+
+	return strcmp(name, "pg_dr") == 0 || strcmp(name, "pg_dr.so") == 0;
+}
+
+static void
+require_archiving(void)
+{
+	if (wal_level == WAL_LEVEL_MINIMAL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("wal_level is \"minimal\""),
+				 errdetail("A backup needs WAL that says everything."),
+				 errhint("Set wal_level to \"replica\" and restart the server.")));
+	if (!XLogArchivingActive())
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("archive_mode is off"),
+				 errdetail("A backup is complete when its WAL is archived."),
+				 errhint("Set archive_mode to \"on\" and archive_library to \"pg_dr\", and restart the server.")));
+	if (!dr_is_archive_library())
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("archive_library is not \"pg_dr\""),
+				 errdetail("A backup is complete when its WAL is in the same repository."),
+				 errhint("Set archive_library to \"pg_dr\" and reload.")));
+	if (DR_ARCHIVE_COMMAND_CONFLICTS && XLogArchiveCommand[0] != '\0')
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("both archive_command and archive_library are set"),
+				 errdetail("This server archives nothing then."),
+				 errhint("Set archive_command to an empty string and reload.")));
+}
+
+static void
+require_primary(const char *what)
+{
+	if (RecoveryInProgress())
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("recovery is in progress"),
+				 errdetail("%s.", what)));
+}
+
+static void
+require_database(void)
+{
+	char	   *database = get_database_name(MyDatabaseId);
+
+	if (database == NULL || strcmp(database, dr_database) != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("the catalogue of pg_dr is in database \"%s\"", dr_database),
+				 errhint("Connect to that database, or change pg_dr.database and restart the server.")));
+}
+
+/* ---- the request ---- */
+
+static void
+set_kind(DrJob *job, const char *kind)
+{
+	if (strcmp(kind, "incremental") == 0)
+		ereport(NOTICE,
+				(errmsg("taking a full backup: incremental backups are not available in this version")));
+	else if (strcmp(kind, "full") != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("\"%s\" is not a kind of backup", kind),
+				 errhint("A backup is \"full\" or \"incremental\".")));
+	strlcpy(job->kind, "full", sizeof(job->kind));
+}
+
+static void
+set_label(DrJob *job, const char *label)
+{
+	if (strlen(label) > DR_LABEL_MAX)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("label is longer than %d bytes", DR_LABEL_MAX)));
+	for (const char *p = label; *p != '\0'; p++)
+	{
+		if ((unsigned char) *p < ' ' || *p == 0x7f)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("label contains a control character")));
+	}
+	if (!dr_text_is_sendable(label))
+		ereport(ERROR,
+				(errcode(ERRCODE_CHARACTER_NOT_IN_REPERTOIRE),
+				 errmsg("label contains a character that is not available"),
+				 errhint("In a database whose encoding is not UTF8, a label is made of ASCII characters.")));
+	strlcpy(job->label, label, sizeof(job->label));
+	job->has_label = true;
+}
+
+/* <YYYYMMDD>T<hhmmss>Z-<kind>-<6 hexadecimal digits> */
+static void
+set_id(DrJob *job)
+{
+	char	   *now = dr_time_text(job->requested_at);	/* 2026-01-31T12:00:00... */
+	uint8		random[3];
+
+	if (!pg_strong_random(random, sizeof(random)))
+		ereport(ERROR,
+				(errcode(ERRCODE_INTERNAL_ERROR), errmsg("could not generate random bytes")));
+	snprintf(job->id, sizeof(job->id), "%.4s%.2s%.2sT%.2s%.2s%.2sZ-%s-%02x%02x%02x",
+			 now, now + 5, now + 8, now + 11, now + 14, now + 17, job->kind,
+			 random[0], random[1], random[2]);
+}
+
+static void
+reserve(Watch *w, const DrJob *wanted)
+{
+	DrJob	   *running = palloc(sizeof(DrJob));
+
+	w->slot = dr_job_reserve(wanted, running, &w->number);
+	if (w->slot >= 0)
+		return;
+	if (running->state == DR_JOB_FREE)
+		ereport(ERROR,
+				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+				 errmsg("too many backups have not been accounted for yet"),
+				 errhint("See the server log for why their rows can't be written.")));
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_IN_USE),
+			 errmsg("a backup is already running"),
+			 errdetail("Backup %s is made by process %d, requested by \"%s\".",
+					   running->id, running->worker_pid, running->requested_by),
+			 errhint("Wait for it, or stop it with dr_cancel('%s').", running->id)));
+}
+
+/* ---- the worker ---- */
+
+static void
+start_worker(Watch *w, const char *id)
+{
+	BackgroundWorker worker = {0};
+
+	snprintf(worker.bgw_name, BGW_MAXLEN, "pg_dr backup %s", id);
+	strlcpy(worker.bgw_type, "pg_dr backup", BGW_MAXLEN);
+	strlcpy(worker.bgw_library_name, "pg_dr", sizeof(worker.bgw_library_name));
+	strlcpy(worker.bgw_function_name, "dr_backup_worker_main", BGW_MAXLEN);
+	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
+	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
+	worker.bgw_restart_time = BGW_NEVER_RESTART;
+	worker.bgw_main_arg = Int32GetDatum(w->slot);
+	worker.bgw_notify_pid = MyProcPid;
+	memcpy(worker.bgw_extra, &w->number, sizeof(w->number));
+	if (!RegisterDynamicBackgroundWorker(&worker, &w->worker))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
+				 errmsg("no background worker is free for the backup"),
+				 errhint("Raise max_worker_processes and restart the server.")));
+}
+
+static void
+nap(long timeout_ms)
+{
+	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+					 timeout_ms, PG_WAIT_EXTENSION);
+	ResetLatch(MyLatch);
+	CHECK_FOR_INTERRUPTS();
+}
+
+static void
+wait_for_start(Watch *w, DrJob *job)
+{
+	pid_t		pid;
+
+	for (;;)
+	{
+		bool		stopped = GetBackgroundWorkerPid(w->worker, &pid) == BGWH_STOPPED;
+
+		dr_job_read(w->slot, job);
+		if (job->state != DR_JOB_REQUESTED)
+			return;
+		if (stopped)
+			ereport(ERROR,
+					(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
+					 errmsg("could not start the backup's worker"),
+					 errhint("The server log says why.")));
+		nap(200);
+	}
+}
+
+/* ---- watching ---- */
+
+static char *
+pretty_size(int64 bytes)
+{
+	return TextDatumGetCString(DirectFunctionCall1(pg_size_pretty, Int64GetDatum(bytes)));
+}
+
+/* Rate and time left, from when bytes began to move. */
+static void
+append_speed(StringInfo buf, Watch *w, const DrJob *job, TimestampTz now)
+{
+	int64		moved = job->bytes_done - w->copied_before;
+	double		seconds = (now - w->copying_since) / (double) USECS_PER_SEC;
+
+	if (w->copying_since == 0 || moved <= 0 || seconds < 1)
+		return;
+	appendStringInfo(buf, ", %s/s", pretty_size((int64) (moved / seconds)));
+	if (job->bytes_total > job->bytes_done)
+		appendStringInfo(buf, ", %.0f s left", (job->bytes_total - job->bytes_done) / (moved / seconds));
+}
+
+static void
+notice_progress(Watch *w, const DrJob *job)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	StringInfoData buf;
+
+	if (w->copying_since == 0 && job->bytes_done > 0)
+	{
+		w->copying_since = now;
+		w->copied_before = job->bytes_done;
+	}
+	if (now < w->next_notice)
+		return;
+	w->next_notice = TimestampTzPlusMilliseconds(now, NOTICE_EVERY_MS);
+	initStringInfo(&buf);
+	if (job->bytes_total > 0)
+	{
+		appendStringInfo(&buf, ", %d%%, %s of %s",
+						 (int) (100.0 * Min(job->bytes_done, job->bytes_total) / job->bytes_total),
+						 pretty_size(job->bytes_done), pretty_size(job->bytes_total));
+		append_speed(&buf, w, job, now);
+	}
+	ereport(NOTICE, (errmsg("backup %s: %s%s", job->id, job->phase, buf.data)));
+	pfree(buf.data);
+}
+
+static void
+watch(Watch *w, DrJob *job)
+{
+	for (;;)
+	{
+		dr_job_read(w->slot, job);
+		if (job->state == DR_JOB_ENDED)
+			return;
+		notice_progress(w, job);
+		nap(1000);
+	}
+}
+
+static void
+leave_on_error(int code, Datum arg)
+{
+	Watch	   *w = (Watch *) DatumGetPointer(arg);
+
+	dr_job_leave(w->slot, w->number, true);
+}
+
+static void pg_attribute_noreturn()
+raise_failure(const DrJob *job)
+{
+	const DrReport *r = &job->report;
+
+	ereport(ERROR,
+			(errcode(r->sqlstate ? r->sqlstate : ERRCODE_EXTERNAL_ROUTINE_EXCEPTION),
+			 errmsg("backup %s %s: %s", job->id, dr_outcome_name(job->outcome), r->message),
+			 r->detail[0] ? errdetail_internal("%s", r->detail) : 0,
+			 r->hint[0] ? errhint("%s", r->hint) : 0));
+}
+
+/* Returns only for a backup that can be restored. */
+static void
+report_outcome(const DrJob *job)
+{
+	for (int i = 0; i < Min(job->warnings, DR_MAX_WARNINGS); i++)
+		ereport(WARNING, (errmsg_internal("%s", job->warning[i])));
+	if (job->warnings > DR_MAX_WARNINGS)
+		ereport(WARNING,
+				(errmsg("%d more warnings are in the server log", job->warnings - DR_MAX_WARNINGS)));
+	if (job->outcome == DR_OUTCOME_CORRUPT)
+		ereport(WARNING,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("backup %s holds " INT64_FORMAT " corrupt pages", job->id, job->corrupt_pages),
+				 errdetail("They were corrupt in the data directory when they were read."),
+				 errhint("See table dr.corrupt_page for which.")));
+	else if (job->outcome != DR_OUTCOME_COMPLETED)
+		raise_failure(job);
+}
+
+/* ---- dr_backup(kind, label, wait, fast) ---- */
+
+static DrJob *
+backup_request(FunctionCallInfo fcinfo)
+{
+	DrJob	   *job = palloc0(sizeof(DrJob));
+	char	   *name;
+	char	   *url;
+
+	if (PG_ARGISNULL(0) || PG_ARGISNULL(2) || PG_ARGISNULL(3))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("kind, wait and fast of a backup must not be null")));
+	dr_require_shmem();
+	require_primary("Backups from a standby are not supported yet");
+	require_archiving();
+	dr_require_settings();
+	require_database();
+	set_kind(job, text_to_cstring(PG_GETARG_TEXT_PP(0)));
+	if (!PG_ARGISNULL(1))
+		set_label(job, text_to_cstring(PG_GETARG_TEXT_PP(1)));
+	dr_primary_repository(&name, &url);
+	strlcpy(job->repository, name, sizeof(job->repository));
+	strlcpy(job->requested_by, GetUserNameFromId(GetUserId(), false), sizeof(job->requested_by));
+	job->fast = PG_GETARG_BOOL(3);
+	job->requested_at = GetCurrentTimestamp();
+	set_id(job);
+	return job;
+}
+
+Datum
+dr_backup(PG_FUNCTION_ARGS)
+{
+	DrJob	   *job = backup_request(fcinfo);
+	bool		wait = PG_GETARG_BOOL(2);
+	Watch		w = {0};
+
+	reserve(&w, job);
+	w.next_notice = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), FIRST_NOTICE_MS);
+	PG_ENSURE_ERROR_CLEANUP(leave_on_error, PointerGetDatum(&w));
+	{
+		start_worker(&w, job->id);
+		wait_for_start(&w, job);
+		if (wait)
+			watch(&w, job);
+	}
+	PG_END_ENSURE_ERROR_CLEANUP(leave_on_error, PointerGetDatum(&w));
+	dr_job_leave(w.slot, w.number, false);
+	if (wait)
+		report_outcome(job);
+	PG_RETURN_TEXT_P(cstring_to_text(job->id));
+}
+
+/* ---- dr_cancel(backup) ---- */
+
+Datum
+dr_cancel(PG_FUNCTION_ARGS)
+{
+	char	   *id = text_to_cstring(PG_GETARG_TEXT_PP(0));
+
+	dr_require_shmem();
+	if (!dr_job_cancel(id))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("backup \"%s\" is not running", id),
+				 errhint("View dr_progress lists the backups that are.")));
+	PG_RETURN_VOID();
+}
+
+/* ---- dr_adopt() ---- */
+
+static void
+ask_for_adoption(void)
+{
+	DrChild    *child = dr_child_open(false);
+	StringInfoData request;
+	DrEvent		done;
+
+	PG_TRY();
+	{
+		initStringInfo(&request);
+		dr_request_begin(&request, "adopt");
+		dr_request_end(&request);
+		dr_child_request(child, &request);
+		dr_child_finish(child, NULL, NULL, &done);
+	}
+	PG_FINALLY();
+	{
+		dr_child_stop(child, DR_GRACE_STOP);
+	}
+	PG_END_TRY();
+}
+
+Datum
+dr_adopt(PG_FUNCTION_ARGS)
+{
+	dr_require_shmem();
+	require_primary("Only a primary can write to the repository");
+	ask_for_adoption();
+
+	/* The archiver must not wait for its next minute with what piled up. */
+	dr_reset_archiver();
+	if (XLogArchivingActive())
+		PgArchWakeup();
+	ereport(NOTICE,
+			(errmsg("this copy of the cluster writes to the repository from now on"),
+			 errdetail("Every other copy of cluster " UINT64_FORMAT " is refused.", GetSystemIdentifier())));
+	PG_RETURN_VOID();
+}
+
+/* ---- dr_sync() ---- */
+
+void
+dr_put_row(ReturnSetInfo *rsinfo, int columns, const char *const *texts)
+{
+	Datum		values[8];
+	bool		nulls[8];
+
+	Assert(columns <= lengthof(values));
+	for (int i = 0; i < columns; i++)
+	{
+		nulls[i] = texts[i] == NULL;
+		values[i] = nulls[i] ? (Datum) 0 : CStringGetTextDatum(texts[i]);
+	}
+	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+}
+
+static void
+put_change(void *arg, const char *what, const char *name, const char *detail)
+{
+	const char *row[] = {what, name, detail};
+
+	dr_put_row((ReturnSetInfo *) arg, lengthof(row), row);
+}
+
+Datum
+dr_sync(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+
+	dr_require_shmem();
+	require_primary("The catalogue can't be written");
+	require_database();
+	InitMaterializedSRF(fcinfo, 0);
+	dr_sync_catalogue(true, put_change, rsinfo);
+	return (Datum) 0;
+}

@@ -1,0 +1,274 @@
+/*
+ * functions_status.c
+ *	  What the views read from shared memory: jobs, recent segments, status.
+ *
+ * One idea: everything here is cheap, so that monitoring may ask every few
+ * seconds: no program is started and nothing is asked of the repository.
+ *
+ * A crash here leaves nothing behind.
+ *
+ * Copyright (c) 2026, pg_dr contributors
+ */
+#include "postgres.h"
+
+#include <sys/stat.h>
+
+#include "access/xlog.h"
+#include "access/xlog_internal.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "storage/fd.h"
+#include "utils/builtins.h"
+#include "utils/timestamp.h"
+
+#include "pg_dr.h"
+#include "shmem.h"
+
+/* Archiving that is behind by more than that is worth a word. */
+#define LAG_WARNING_S	120
+
+PG_FUNCTION_INFO_V1(dr_jobs_running);
+PG_FUNCTION_INFO_V1(dr_recent_segments);
+PG_FUNCTION_INFO_V1(dr_state);
+
+/* ---- dr.jobs() ---- */
+
+static void
+put_job(ReturnSetInfo *rsinfo, const DrJob *job)
+{
+	Datum		values[14];
+	bool		nulls[14] = {0};
+	int			n = 0;
+
+	values[n++] = CStringGetTextDatum(job->id);
+	values[n++] = CStringGetTextDatum(job->kind);
+	nulls[n] = !job->has_label;
+	values[n++] = CStringGetTextDatum(job->label);
+	values[n++] = CStringGetTextDatum(job->phase);
+	values[n++] = CStringGetTextDatum(job->requested_by);
+	nulls[n] = job->caller_pid == 0;
+	values[n++] = Int32GetDatum(job->caller_pid);
+	nulls[n] = job->worker_pid == 0;
+	values[n++] = Int32GetDatum(job->worker_pid);
+	nulls[n] = job->started_at == 0;
+	values[n++] = TimestampTzGetDatum(job->started_at);
+	values[n++] = Int64GetDatum(job->bytes_done);
+	values[n++] = Int64GetDatum(job->bytes_total);
+	values[n++] = Int64GetDatum(job->files_done);
+	values[n++] = Int64GetDatum(job->files_total);
+	values[n++] = Int64GetDatum(job->bytes_stored);
+	values[n++] = BoolGetDatum(job->cancel_requested);
+	Assert(n == lengthof(values));
+	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+}
+
+Datum
+dr_jobs_running(PG_FUNCTION_ARGS)
+{
+	DrJob	   *job = palloc(sizeof(DrJob));
+
+	dr_require_shmem();
+	InitMaterializedSRF(fcinfo, 0);
+	for (int i = 0; i < DR_MAX_JOBS; i++)
+	{
+		dr_job_read(i, job);
+		if (job->state == DR_JOB_REQUESTED || job->state == DR_JOB_RUNNING)
+			put_job((ReturnSetInfo *) fcinfo->resultinfo, job);
+	}
+	return (Datum) 0;
+}
+
+/* ---- dr.recent_segments() ---- */
+
+static void
+put_segment(ReturnSetInfo *rsinfo, const DrSegment *s)
+{
+	Datum		values[7];
+	bool		nulls[7] = {0};
+	bytea	   *sha256 = palloc(VARHDRSZ + sizeof(s->sha256));
+
+	SET_VARSIZE(sha256, VARHDRSZ + sizeof(s->sha256));
+	memcpy(VARDATA(sha256), s->sha256, sizeof(s->sha256));
+	values[0] = CStringGetTextDatum(s->repository);
+	values[1] = Int64GetDatum(strtoul(pnstrdup(s->name, 8), NULL, 16));
+	values[2] = CStringGetTextDatum(s->name);
+	values[3] = CStringGetTextDatum(s->object);
+	values[4] = Int64GetDatum(s->size);
+	values[5] = PointerGetDatum(sha256);
+	values[6] = TimestampTzGetDatum(s->archived_at);
+	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+}
+
+Datum
+dr_recent_segments(PG_FUNCTION_ARGS)
+{
+	DrSegment  *segments = palloc(sizeof(DrSegment) * DR_RING_SIZE);
+	uint64		from;
+	int			n;
+
+	dr_require_shmem();
+	InitMaterializedSRF(fcinfo, 0);
+	n = dr_ring_read(segments, DR_RING_SIZE, &from);
+	for (int i = 0; i < n; i++)
+		put_segment((ReturnSetInfo *) fcinfo->resultinfo, &segments[i]);
+	return (Datum) 0;
+}
+
+/* ---- archiving ---- */
+
+typedef struct Backlog
+{
+	int			files;			/* that wait */
+	char		oldest[MAXPGPATH];
+	long		age_s;			/* of the oldest */
+} Backlog;
+
+static void
+look_at_backlog(Backlog *b)
+{
+	const char *path = XLOGDIR "/archive_status";
+	DIR		   *dir = AllocateDir(path);
+	struct dirent *de;
+	struct stat st;
+
+	memset(b, 0, sizeof(*b));
+	while ((de = ReadDirExtended(dir, path, LOG)) != NULL)
+	{
+		size_t		n = strlen(de->d_name);
+
+		if (n <= 6 || strcmp(de->d_name + n - 6, ".ready") != 0)
+			continue;
+		if (b->files++ == 0 || strcmp(de->d_name, b->oldest) < 0)
+			strlcpy(b->oldest, de->d_name, sizeof(b->oldest));
+	}
+	FreeDir(dir);
+	if (b->files == 0)
+		return;
+	if (stat(psprintf("%s/%s", path, b->oldest), &st) == 0)
+		b->age_s = Max(0, (long) (time(NULL) - st.st_mtime));
+	b->oldest[strlen(b->oldest) - 6] = '\0';
+}
+
+static void
+failing_finding(DrFinding *f, const DrArchiver *a, const Backlog *b)
+{
+	f->status = "critical";
+	f->detail = psprintf("%d files wait for being archived, the oldest since %ld s; \"%s\" failed at %s: %s",
+						 b->files, b->age_s, a->last_failed,
+						 timestamptz_to_str(a->last_failed_at), a->failure.message);
+	f->hint = a->failure.hint[0] ? pstrdup(a->failure.hint) :
+		"The server log says more. WAL is kept in pg_wal meanwhile.";
+}
+
+void
+dr_archiving_finding(DrFinding *f)
+{
+	DrArchiver *a = palloc(sizeof(DrArchiver));
+	Backlog		b;
+
+	dr_lock(LW_SHARED);
+	*a = dr_shared->archiver;
+	dr_unlock();
+	look_at_backlog(&b);
+	f->hint = NULL;
+	if (!XLogArchivingActive() || !dr_is_archive_library())
+	{
+		f->status = "critical";
+		f->detail = pstrdup("pg_dr doesn't archive this cluster's WAL");
+		f->hint = "Set archive_mode to on and archive_library to pg_dr.";
+	}
+	else if (RecoveryInProgress() && XLogArchiveMode != ARCHIVE_MODE_ALWAYS)
+	{
+		f->status = "ok";
+		f->detail = pstrdup("a standby doesn't archive");
+	}
+	else if (b.files > 0 && a->last_failed_at > a->last_archived_at)
+		failing_finding(f, a, &b);
+	else if (b.age_s > LAG_WARNING_S)
+	{
+		f->status = "warning";
+		f->detail = psprintf("%d files wait for being archived, the oldest, \"%s\", since %ld s",
+							 b.files, b.oldest, b.age_s);
+		f->hint = "Is the repository slow, or the archiver stopped?";
+	}
+	else
+	{
+		f->status = "ok";
+		f->detail = a->last_archived_at == 0 ?
+			psprintf("nothing archived since the server started, %d files wait", b.files) :
+			psprintf("\"%s\" was archived at %s, %d files wait", a->last_archived,
+					 timestamptz_to_str(a->last_archived_at), b.files);
+	}
+}
+
+/* ---- dr.state() ---- */
+
+static void
+put_finding(ReturnSetInfo *rsinfo, const char *concern, const DrFinding *f)
+{
+	const char *row[] = {concern, f->status, f->detail, f->hint};
+
+	dr_put_row(rsinfo, lengthof(row), row);
+}
+
+static void
+lineage_finding(DrFinding *f)
+{
+	DrLineage	lineage;
+
+	dr_lock(LW_SHARED);
+	lineage = dr_shared->archiver.lineage;
+	dr_unlock();
+	f->hint = NULL;
+	f->status = "ok";
+	switch (lineage)
+	{
+		case DR_LINEAGE_UNKNOWN:
+			f->detail = pstrdup("nothing archived since the server started");
+			break;
+		case DR_LINEAGE_OURS:
+			f->detail = pstrdup("this copy of the cluster writes to the repository");
+			break;
+		case DR_LINEAGE_FOREIGN:
+			f->status = "critical";
+			f->detail = pstrdup("this copy of the cluster may not write to the repository and does not archive");
+			f->hint = "If the other copy is gone for good and this one takes over, call dr_adopt().";
+			break;
+	}
+}
+
+static void
+jobs_finding(DrFinding *f)
+{
+	DrJob	   *job = palloc(sizeof(DrJob));
+
+	f->status = "ok";
+	f->detail = pstrdup("no backup is running");
+	f->hint = NULL;
+	for (int i = 0; i < DR_MAX_JOBS; i++)
+	{
+		dr_job_read(i, job);
+		if (job->state == DR_JOB_REQUESTED || job->state == DR_JOB_RUNNING)
+			f->detail = psprintf("backup %s is running: %s", job->id, job->phase);
+	}
+}
+
+Datum
+dr_state(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	DrFinding	finding;
+
+	dr_require_shmem();
+	InitMaterializedSRF(fcinfo, 0);
+	dr_archiving_finding(&finding);
+	put_finding(rsinfo, "archiving", &finding);
+	lineage_finding(&finding);
+	put_finding(rsinfo, "lineage", &finding);
+	if (dr_recovery_finding(&finding))
+		put_finding(rsinfo, "recovery", &finding);
+	jobs_finding(&finding);
+	put_finding(rsinfo, "jobs", &finding);
+	return (Datum) 0;
+}

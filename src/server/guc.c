@@ -1,0 +1,276 @@
+/*
+ * guc.c
+ *	  Settings.
+ *
+ * One idea: what can be seen to be wrong is refused when it is set, with the
+ * reason; what can't (a missing key file) is reported by who needs it.  None of
+ * the settings holds a secret, yet those that say where secrets and backups
+ * are can be read by superusers only.
+ *
+ * A crash here leaves nothing behind.
+ *
+ * Copyright (c) 2026, pg_dr contributors
+ */
+#include "postgres.h"
+
+#include <limits.h>
+
+#include "miscadmin.h"
+#include "utils/guc.h"
+
+#include "pg_dr.h"
+#include "protocol.h"
+
+char	   *dr_repositories;
+char	   *dr_encryption_key_file;
+char	   *dr_database;
+int			dr_jobs;
+int			dr_compression_level;
+int			dr_max_rate;
+int			dr_archive_timeout;
+char	   *dr_debug_hold_at;
+
+/* ---- pg_dr.repositories: name=url, name=url ---- */
+
+static bool
+name_is_valid(const char *name)
+{
+	size_t		n = strlen(name);
+
+	return n > 0 && n <= DR_REPOSITORY_NAME_MAX &&
+		strspn(name, "abcdefghijklmnopqrstuvwxyz0123456789_") == n;
+}
+
+static bool
+percent_encoding_is_valid(const char *url)
+{
+	for (const char *p = strchr(url, '%'); p != NULL; p = strchr(p + 1, '%'))
+	{
+		if (strspn(p + 1, "0123456789abcdefABCDEF") < 2 || strncmp(p + 1, "00", 2) == 0)
+			return false;
+	}
+	return true;
+}
+
+/* Why a URL can't be used, or NULL. */
+static char *
+url_problem(const char *name, const char *url)
+{
+	for (const char *p = url; *p != '\0'; p++)
+	{
+		if ((unsigned char) *p <= ' ' || *p == 0x7f)
+			return psprintf("The URL of repository \"%s\" contains a blank or a control character.", name);
+	}
+	if (strstr(url, "://") == NULL)
+		return psprintf("The location of repository \"%s\" is not a URL.", name);
+	if (strncmp(url, "file://", 7) != 0)
+		return psprintf("The URL of repository \"%s\" has another scheme: only file:// is supported in this version.", name);
+	if (url[7] != '/' || url[8] == '\0')
+		return psprintf("The URL of repository \"%s\" needs an absolute path: file:///directory.", name);
+	if (strlen(url) >= MAXPGPATH)
+		return psprintf("The URL of repository \"%s\" is too long.", name);
+	if (!percent_encoding_is_valid(url))
+		return psprintf("The URL of repository \"%s\" has a malformed percent-encoding.", name);
+	return NULL;
+}
+
+static char *
+trimmed(char *text)
+{
+	char	   *end = text + strlen(text);
+
+	while (end > text && isspace((unsigned char) end[-1]))
+		*--end = '\0';
+	while (isspace((unsigned char) *text))
+		text++;
+	return text;
+}
+
+/*
+ * Take the value apart.  NULL and the first repository's name and URL (NULL,
+ * too, when the value is empty), or why it is wrong.
+ */
+static char *
+parse_repositories(const char *value, char **name, char **url)
+{
+	char	   *copy = pstrdup(value);
+	char	   *item = trimmed(copy);
+	char	   *comma;
+	char	   *equals;
+	char	   *problem;
+
+	*name = *url = NULL;
+	if (item[0] == '\0')
+		return NULL;
+	comma = strchr(item, ',');
+	if (comma != NULL)
+		*comma = '\0';
+	equals = strchr(item, '=');
+	if (equals == NULL || strstr(item, "://") < equals)
+		return pstrdup("A repository is written as name=url.");
+	*equals = '\0';
+	*name = trimmed(item);
+	*url = trimmed(equals + 1);
+	if (!name_is_valid(*name))
+		return psprintf("\"%s\" is not a repository's name: it is made of up to %d lower-case letters, digits and underscores.",
+						*name, DR_REPOSITORY_NAME_MAX);
+	problem = url_problem(*name, *url);
+	if (problem == NULL && comma != NULL)
+		problem = pstrdup("Only one repository is supported in this version; a comma in a URL is written as %2C.");
+	return problem;
+}
+
+static bool
+check_repositories(char **newval, void **extra, GucSource source)
+{
+	char	   *name;
+	char	   *url;
+	char	   *problem = parse_repositories(*newval, &name, &url);
+
+	if (problem == NULL)
+		return true;
+	GUC_check_errdetail("%s", problem);
+	return false;
+}
+
+bool
+dr_primary_repository(char **name, char **url)
+{
+	return parse_repositories(dr_repositories, name, url) == NULL && *name != NULL;
+}
+
+/* ---- pg_dr.encryption_key_file ---- */
+
+static bool
+check_key_file(char **newval, void **extra, GucSource source)
+{
+	const char *value = *newval;
+
+	if (value[0] == '\0' || strcmp(value, "none") == 0)
+		return true;
+	if (!is_absolute_path(value) || strlen(value) >= MAXPGPATH)
+	{
+		GUC_check_errdetail("The value must be an absolute path, or \"none\" for no encryption.");
+		return false;
+	}
+	return true;
+}
+
+/* ---- pg_dr.debug_hold_at ---- */
+
+static bool
+check_hold_at(char **newval, void **extra, GucSource source)
+{
+#define STEP_NAME(name, where) name,
+	static const char *const steps[] = {PGDR_STEPS(STEP_NAME)};
+#undef STEP_NAME
+
+	if ((*newval)[0] == '\0')
+		return true;
+	for (int i = 0; i < lengthof(steps); i++)
+	{
+		if (strcmp(*newval, steps[i]) == 0)
+			return true;
+	}
+	GUC_check_errdetail("There is no such step.");
+	return false;
+}
+
+/* ---- definitions ---- */
+
+static void
+define_places(void)
+{
+	DefineCustomStringVariable("pg_dr.repositories",
+							   "Where backups and WAL are kept: name=url.",
+							   "A URL is file:///directory; a comma in it is written as %2C.",
+							   &dr_repositories, "", PGC_SIGHUP, GUC_SUPERUSER_ONLY,
+							   check_repositories, NULL, NULL);
+	DefineCustomStringVariable("pg_dr.encryption_key_file",
+							   "File that holds the key of the repositories; \"none\" switches encryption off.",
+							   NULL,
+							   &dr_encryption_key_file, "", PGC_SIGHUP, GUC_SUPERUSER_ONLY,
+							   check_key_file, NULL, NULL);
+
+	/* Loaded too late, we are not allowed to define what only a start may set. */
+	DefineCustomStringVariable("pg_dr.database",
+							   "Database of the extension and its catalogue.",
+							   NULL,
+							   &dr_database, "postgres",
+							   process_shared_preload_libraries_in_progress ? PGC_POSTMASTER : PGC_SIGHUP,
+							   0, NULL, NULL, NULL);
+}
+
+static void
+define_effort(void)
+{
+	DefineCustomIntVariable("pg_dr.jobs",
+							"Threads of the program per job.",
+							NULL,
+							&dr_jobs, 2, 1, 64, PGC_SIGHUP, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("pg_dr.compression_level",
+							"Level of zstd.",
+							NULL,
+							&dr_compression_level, 1, 1, 19, PGC_SIGHUP, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("pg_dr.max_rate",
+							"Bytes per second that a backup reads at most; 0 is no limit.",
+							NULL,
+							&dr_max_rate, 0, 0, INT_MAX, PGC_SIGHUP, GUC_UNIT_BYTE,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("pg_dr.archive_timeout",
+							"How long a backup waits for its WAL to reach the repository while nothing arrives.",
+							NULL,
+							&dr_archive_timeout, 600, 1, INT_MAX / 1000, PGC_SIGHUP, GUC_UNIT_S,
+							NULL, NULL, NULL);
+}
+
+void
+dr_define_settings(void)
+{
+	define_places();
+	define_effort();
+	DefineCustomStringVariable("pg_dr.debug_hold_at",
+							   "Step at which the next process that reaches it waits for ever; for tests.",
+							   NULL,
+							   &dr_debug_hold_at, "", PGC_SIGHUP,
+							   GUC_NO_SHOW_ALL | GUC_NOT_IN_SAMPLE | GUC_SUPERUSER_ONLY,
+							   check_hold_at, NULL, NULL);
+}
+
+/* ---- redaction ---- */
+
+static char *
+replace_all(char *text, const char *what, const char *with)
+{
+	StringInfoData out;
+	char	   *hit;
+
+	if (what[0] == '\0' || strstr(text, what) == NULL)
+		return text;
+	initStringInfo(&out);
+	while ((hit = strstr(text, what)) != NULL)
+	{
+		appendBinaryStringInfo(&out, text, hit - text);
+		appendStringInfoString(&out, with);
+		text = hit + strlen(what);
+	}
+	appendStringInfoString(&out, text);
+	return out.data;
+}
+
+char *
+dr_redacted(const char *text)
+{
+	char	   *copy = pstrdup(text);
+	char	   *name;
+	char	   *url;
+
+	if (strcmp(dr_encryption_key_file, "none") != 0)
+		copy = replace_all(copy, dr_encryption_key_file, "(key file)");
+	if (dr_primary_repository(&name, &url))
+	{
+		copy = replace_all(copy, url, "(repository)");
+		copy = replace_all(copy, url + strlen("file://"), "(repository)");
+	}
+	return copy;
+}

@@ -1,0 +1,198 @@
+/*
+ * housekeeping.c
+ *	  What the catalogue needs now and then: one short-lived worker.
+ *
+ * One idea: each step is its own transaction and can be done again.  What was
+ * to be done stays noted in shared memory until it is.
+ *
+ *	1. rows of backups whose worker couldn't write them any more
+ *	2. rows that say running while no such job exists: an earlier life's
+ *	3. WAL segments that the archiver noted in the ring
+ *	4. the repository's inventory, after a start and when the ring ran over
+ *
+ * A crash leaves some of that undone; the launcher starts another one later.
+ *
+ * Copyright (c) 2026, pg_dr contributors
+ */
+#include "postgres.h"
+
+#include "miscadmin.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "storage/ipc.h"
+#include "tcop/tcopprot.h"
+#include "utils/memutils.h"
+
+#include "catalogue.h"
+#include "pg_dr.h"
+#include "shmem.h"
+
+#define BATCH_SIZE	256
+
+static DrHousekeeping result = DR_HOUSEKEEPING_FAILED;
+
+static void
+report_result(int code, Datum arg)
+{
+	dr_lock(LW_EXCLUSIVE);
+	dr_shared->housekeeping = result;
+	dr_unlock();
+	dr_wake_launcher();
+}
+
+static void
+look_for_catalogue(void *exists)
+{
+	*(bool *) exists = dr_catalogue_exists();
+}
+
+/* ---- 1. jobs that ended without a final row ---- */
+
+static void
+finish_row(void *job)
+{
+	dr_finish_backup((DrJob *) job);
+}
+
+static void
+finish_jobs(void)
+{
+	DrJob	   *job = palloc(sizeof(DrJob));
+
+	for (int i = 0; i < DR_MAX_JOBS; i++)
+	{
+		dr_job_read(i, job);
+		if (job->state != DR_JOB_ENDED || !job->row_exists || job->row_final)
+			continue;
+		dr_catalogue_run(finish_row, job);
+		dr_job_row_final(i, job->number);
+	}
+	pfree(job);
+}
+
+/* ---- 2. rows of an earlier life ---- */
+
+/*
+ * First the rows, then the jobs: a worker has its slot before its row, and
+ * makes the row final before it gives the slot back.
+ */
+static void
+mark_leftovers_in(void *arg)
+{
+	List	   *ids = dr_backups_where("status = 'running'", CurrentMemoryContext);
+	ListCell   *cell;
+
+	foreach(cell, ids)
+	{
+		char	   *id = lfirst(cell);
+
+		if (dr_job_is_known(id))
+			continue;
+		if (dr_set_backup_status(id, "running", "interrupted", "the server stopped while the backup was running"))
+			ereport(LOG, (errmsg("backup %s was interrupted", id)));
+	}
+}
+
+static void
+mark_leftovers(void)
+{
+	bool		wanted;
+
+	dr_lock(LW_EXCLUSIVE);
+	wanted = dr_shared->want_leftovers;
+	dr_shared->want_leftovers = false;
+	dr_unlock();
+	if (!wanted)
+		return;
+	if (dr_catalogue_try(mark_leftovers_in, NULL, 1, "interrupted backups"))
+		return;
+	dr_lock(LW_EXCLUSIVE);
+	dr_shared->want_leftovers = true;
+	dr_unlock();
+	ereport(ERROR, (errmsg("could not mark interrupted backups")));
+}
+
+/* ---- 3. the ring ---- */
+
+typedef struct Batch
+{
+	DrSegment	segments[BATCH_SIZE];
+	int			n;
+} Batch;
+
+static void
+write_segments(void *arg)
+{
+	Batch	   *batch = arg;
+
+	dr_insert_segments(batch->segments, batch->n);
+}
+
+static void
+write_ring(void)
+{
+	Batch	   *batch = palloc(sizeof(Batch));
+	uint64		from;
+
+	for (;;)
+	{
+		batch->n = dr_ring_read(batch->segments, BATCH_SIZE, &from);
+		if (batch->n == 0)
+			break;
+		dr_catalogue_run(write_segments, batch);
+		dr_ring_consume(from, batch->n);
+	}
+	pfree(batch);
+}
+
+/* ---- 4. the inventory ---- */
+
+static void
+log_change(void *arg, const char *what, const char *name, const char *detail)
+{
+	ereport(LOG,
+			(errmsg("pg_dr inventory: %s: %s", what, name),
+			 detail ? errdetail_internal("%s", detail) : 0));
+}
+
+static void
+take_inventory(void)
+{
+	bool		wanted;
+
+	dr_lock(LW_SHARED);
+	wanted = dr_shared->want_sync;
+	dr_unlock();
+	if (!wanted || dr_repositories[0] == '\0' || dr_encryption_key_file[0] == '\0')
+		return;
+	dr_sync_catalogue(false, log_change, NULL);
+	dr_lock(LW_EXCLUSIVE);
+	dr_shared->want_sync = false;
+	dr_unlock();
+}
+
+void
+dr_housekeeping_main(Datum arg)
+{
+	bool		exists = false;
+
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGTERM, die);
+	BackgroundWorkerUnblockSignals();
+	before_shmem_exit(report_result, (Datum) 0);
+	dr_worker_connect("pg_dr housekeeping");
+	MemoryContextSwitchTo(AllocSetContextCreate(TopMemoryContext, "pg_dr housekeeping",
+												ALLOCSET_DEFAULT_SIZES));
+
+	/* Not created yet, or dropped: nothing to keep, but look again. */
+	dr_catalogue_run(look_for_catalogue, &exists);
+	if (exists)
+	{
+		finish_jobs();
+		mark_leftovers();
+		write_ring();
+		take_inventory();
+		result = DR_HOUSEKEEPING_DONE;
+	}
+	proc_exit(0);
+}

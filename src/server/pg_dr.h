@@ -1,0 +1,69 @@
+/*
+ * pg_dr.h
+ *	  What the files of the module know of each other: settings and entry points.
+ *
+ * Copyright (c) 2026, pg_dr contributors
+ */
+#ifndef PGDR_SERVER_H
+#define PGDR_SERVER_H
+
+#include "fmgr.h"
+#include "nodes/execnodes.h"
+
+/* Longest name of a repository, without the NUL. */
+#define DR_REPOSITORY_NAME_MAX	63
+
+/* guc.c: the settings */
+extern char *dr_repositories;
+extern char *dr_encryption_key_file;
+extern char *dr_database;
+extern int	dr_jobs;
+extern int	dr_compression_level;
+extern int	dr_max_rate;
+extern int	dr_archive_timeout;
+extern char *dr_debug_hold_at;
+
+extern void dr_define_settings(void);
+
+/* The first repository; false when none is configured.  Palloc'd. */
+extern bool dr_primary_repository(char **name, char **url);
+
+/*
+ * A copy of text in which the key file's path and the repository's place are
+ * replaced by words: for whatever others than superusers may see.
+ */
+extern char *dr_redacted(const char *text);
+
+/* launcher.c, housekeeping.c, backup_worker.c */
+extern void dr_register_launcher(void);
+extern PGDLLEXPORT void dr_launcher_main(Datum arg);
+extern PGDLLEXPORT void dr_housekeeping_main(Datum arg);
+extern PGDLLEXPORT void dr_backup_worker_main(Datum arg);
+
+/* backup_worker.c: what every worker that is connected to a database does first */
+extern void dr_worker_connect(const char *application_name);
+
+/*
+ * functions.c: a set-returning function's row; texts may be NULL.
+ */
+extern void dr_put_row(ReturnSetInfo *rsinfo, int columns, const char *const *texts);
+
+/* functions_check.c, functions_status.c, recovery.c: one line of dr_check or dr_status */
+typedef struct DrFinding
+{
+	const char *status;			/* ok, warning, critical */
+	char	   *detail;
+	const char *hint;			/* may be NULL */
+} DrFinding;
+
+extern void dr_archiving_finding(DrFinding *finding);
+extern bool dr_recovery_finding(DrFinding *finding);
+
+/* True when archive_mode is on and archive_library is ours. */
+extern bool dr_is_archive_library(void);
+
+/* sync.c: the repository's inventory into the catalogue */
+typedef void (*DrSyncReport) (void *arg, const char *what, const char *name, const char *detail);
+extern void dr_sync_catalogue(bool all_wal, DrSyncReport report, void *arg);
+
+#endif							/* PGDR_SERVER_H */

@@ -1,0 +1,242 @@
+/*
+ * shmem.h
+ *	  What the module's processes tell each other.
+ *
+ * One struct, one lock: nobody waits while he holds it, nobody raises an error
+ * under it, and whoever changes something that another process waits for sets
+ * that process's latch.
+ *
+ * Copyright (c) 2026, pg_dr contributors
+ */
+#ifndef PGDR_SHMEM_H
+#define PGDR_SHMEM_H
+
+#include "datatype/timestamp.h"
+#include "storage/latch.h"
+#include "storage/lwlock.h"
+
+#include "pg_dr.h"
+#include "protocol.h"
+
+#define DR_MAX_JOBS			16
+#define DR_MAX_WARNINGS		20
+#define DR_RING_SIZE		1024
+
+#define DR_KIND_MAX			15
+#define DR_LABEL_MAX		255
+#define DR_PHASE_MAX		95
+#define DR_TEXT_MAX			1023
+#define DR_WARNING_MAX		255
+#define DR_WAL_NAME_MAX		63
+#define DR_WAL_OBJECT_MAX	127
+
+/* What an error says, cut to size. */
+typedef struct DrReport
+{
+	int			sqlstate;
+	char		message[DR_TEXT_MAX + 1];
+	char		detail[DR_TEXT_MAX + 1];
+	char		hint[DR_TEXT_MAX + 1];
+} DrReport;
+
+/*
+ * A job's slot goes from free to requested (by the caller), running (the
+ * worker is there), ended (it is not any more), and free again when the caller
+ * has read it and its row is final.
+ */
+typedef enum DrJobState
+{
+	DR_JOB_FREE,
+	DR_JOB_REQUESTED,
+	DR_JOB_RUNNING,
+	DR_JOB_ENDED
+} DrJobState;
+
+/* How a backup stands; the texts are dr_outcome_name's. */
+typedef enum DrOutcome
+{
+	DR_OUTCOME_RUNNING,
+	DR_OUTCOME_COMPLETED,
+	DR_OUTCOME_CORRUPT,
+	DR_OUTCOME_FAILED,
+	DR_OUTCOME_CANCELLED,
+	DR_OUTCOME_INTERRUPTED
+} DrOutcome;
+
+typedef struct DrJob
+{
+	DrJobState	state;
+	uint64		number;			/* tells the slot's users apart */
+
+	/* what is wanted; fixed when requested */
+	char		id[PGDR_BACKUP_ID_MAX + 1];
+	char		kind[DR_KIND_MAX + 1];
+	char		label[DR_LABEL_MAX + 1];
+	bool		has_label;
+	bool		fast;
+	char		repository[DR_REPOSITORY_NAME_MAX + 1];
+	char		requested_by[NAMEDATALEN];
+	TimestampTz requested_at;
+
+	/* who is there; latches are NULL when nobody waits */
+	int			caller_pid;
+	Latch	   *caller_latch;
+	int			worker_pid;
+	Latch	   *worker_latch;
+	bool		cancel_requested;
+	bool		signal_worker;	/* it waits inside the server: a latch isn't enough */
+
+	/* how far it is */
+	TimestampTz started_at;
+	char		phase[DR_PHASE_MAX + 1];
+	int64		bytes_done;
+	int64		bytes_total;
+	int64		files_done;
+	int64		files_total;
+	int64		bytes_stored;
+	int			warnings;		/* given, kept or not */
+	char		warning[DR_MAX_WARNINGS][DR_WARNING_MAX + 1];
+
+	/* how it ended, and what its row will say */
+	DrOutcome	outcome;
+	TimestampTz ended_at;
+	bool		row_exists;
+	bool		row_final;
+	TimeLineID	timeline;
+	XLogRecPtr	start_lsn;
+	XLogRecPtr	stop_lsn;
+	int64		files;
+	int64		bytes;
+	int64		packs;
+	int64		corrupt_pages;
+	int64		manifest_size;
+	uint8		manifest_sha256[32];
+	DrReport	report;
+} DrJob;
+
+/* A WAL file that is in the repository and not yet in the catalogue. */
+typedef struct DrSegment
+{
+	char		repository[DR_REPOSITORY_NAME_MAX + 1];
+	char		name[DR_WAL_NAME_MAX + 1];
+	char		object[DR_WAL_OBJECT_MAX + 1];
+	int64		size;
+	uint8		sha256[32];
+	TimestampTz archived_at;
+} DrSegment;
+
+typedef enum DrLineage
+{
+	DR_LINEAGE_UNKNOWN,			/* nobody has asked since the server started */
+	DR_LINEAGE_OURS,
+	DR_LINEAGE_FOREIGN
+} DrLineage;
+
+typedef struct DrArchiver
+{
+	int64		archived_count;
+	int64		failed_count;
+	char		last_archived[DR_WAL_NAME_MAX + 1];
+	TimestampTz last_archived_at;
+	char		last_failed[DR_WAL_NAME_MAX + 1];
+	TimestampTz last_failed_at;
+	DrReport	failure;
+	DrLineage	lineage;
+} DrArchiver;
+
+typedef enum DrHousekeeping
+{
+	DR_HOUSEKEEPING_IDLE,
+	DR_HOUSEKEEPING_RUNNING,
+	DR_HOUSEKEEPING_DONE,		/* the last one did all there was to do */
+	DR_HOUSEKEEPING_FAILED
+} DrHousekeeping;
+
+typedef struct DrShared
+{
+	LWLock	   *lock;
+	Latch	   *launcher_latch;
+	uint64		jobs_made;
+	DrJob		jobs[DR_MAX_JOBS];
+
+	DrArchiver	archiver;
+	uint64		open_generation;	/* moves when the archiver's program must open anew */
+
+	/* ring[i % DR_RING_SIZE] for ring_tail <= i < ring_head */
+	uint64		ring_head;
+	uint64		ring_tail;
+	DrSegment	ring[DR_RING_SIZE];
+
+	bool		want_leftovers;	/* rows of an earlier life may say running */
+	bool		want_sync;		/* segments were archived that the ring didn't keep */
+	DrHousekeeping housekeeping;
+} DrShared;
+
+/* NULL when the module was not preloaded. */
+extern DrShared *dr_shared;
+
+extern void dr_install_shmem_hooks(void);
+
+/* ERROR unless preloaded. */
+extern void dr_require_shmem(void);
+
+static inline void
+dr_lock(LWLockMode mode)
+{
+	LWLockAcquire(dr_shared->lock, mode);
+}
+
+static inline void
+dr_unlock(void)
+{
+	LWLockRelease(dr_shared->lock);
+}
+
+extern const char *dr_outcome_name(DrOutcome outcome);
+
+/* Whom to wake; the lock need not be held. */
+extern void dr_wake_launcher(void);
+
+/*
+ * Jobs.  reserve returns a slot, or -1 and in *running the backup that is in
+ * the way, or -1 and running->state free when every slot is taken.
+ */
+extern int	dr_job_reserve(const DrJob *wanted, DrJob *running, uint64 *number);
+extern bool dr_job_attach(int slot, uint64 number);
+extern void dr_job_read(int slot, DrJob *copy);
+extern bool dr_job_cancel(const char *id);
+extern bool dr_job_cancel_requested(int slot);
+extern void dr_job_phase(int slot, const char *phase, bool signal_worker);
+extern void dr_job_warn(int slot, const char *message);
+extern void dr_job_row_exists(int slot);
+
+/* How far it is, and what its row will say: from the worker's own copy. */
+extern void dr_job_progress(int slot, const DrJob *job);
+extern void dr_job_outcome(int slot, const DrJob *job);
+
+/* The worker is about to go.  A job without outcome was interrupted. */
+extern void dr_job_end(int slot);
+
+/* The row says how it ended. */
+extern void dr_job_row_final(int slot, uint64 number);
+
+/* The caller goes; with_cancel when the backup must go, too. */
+extern void dr_job_leave(int slot, uint64 number, bool with_cancel);
+
+/* Is a backup of this id at work, or not yet final in the catalogue? */
+extern bool dr_job_is_known(const char *id);
+
+/* The archiver's part. */
+extern void dr_note_archived(const DrSegment *segment);
+extern void dr_note_archive_failure(const char *name, const DrReport *report, DrLineage lineage);
+extern uint64 dr_open_generation(void);
+extern void dr_reset_archiver(void);
+
+/* Up to max of the oldest segments of the ring; *from is what dr_ring_consume wants. */
+extern int	dr_ring_read(DrSegment *out, int max, uint64 *from);
+extern void dr_ring_consume(uint64 from, int n);
+
+extern void dr_report_set(DrReport *report, int sqlstate, const char *message,
+						  const char *detail, const char *hint);
+
+#endif							/* PGDR_SHMEM_H */
