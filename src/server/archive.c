@@ -208,6 +208,9 @@ archive_file(const char *file, const char *path)
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(caller);
+
+	/* The last order before a shutdown may have come just now. */
+	dr_child_give_latch_back();
 	MemoryContextReset(file_context);
 	return archived;
 }

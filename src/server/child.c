@@ -73,6 +73,9 @@ struct DrChild
 /* The children of this process. */
 static dlist_head children = DLIST_STATIC_INIT(children);
 
+/* The latch was set while we waited, perhaps for somebody else. */
+static bool latch_was_set = false;
+
 int
 dr_child_pid(const DrChild *child)
 {
@@ -373,9 +376,20 @@ wait_for_child(DrChild *child, int event, int timeout_ms)
 									   child->sock, timeout_ms, PG_WAIT_EXTENSION);
 
 	if (rc & WL_LATCH_SET)
+	{
 		ResetLatch(MyLatch);
+		latch_was_set = true;
+	}
 	absorb_interrupts();
 	return rc;
+}
+
+void
+dr_child_give_latch_back(void)
+{
+	if (latch_was_set)
+		SetLatch(MyLatch);
+	latch_was_set = false;
 }
 
 static void pg_attribute_noreturn()

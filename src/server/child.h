@@ -56,6 +56,12 @@ extern bool dr_child_receive(DrChild *child, int timeout_ms, DrEvent *event);
 typedef void (*DrEventHandler) (void *arg, const DrEvent *event);
 extern void dr_child_finish(DrChild *child, DrEventHandler handler, void *arg, DrEvent *done);
 
+/*
+ * For who is called by a loop that waits on the latch itself: set it again if
+ * it was reset in here, for it may have been set for that loop.
+ */
+extern void dr_child_give_latch_back(void);
+
 /* The text of request "open" that the settings ask for; ERROR when they are incomplete. */
 extern void dr_open_request(StringInfo buf, bool writer);
 extern void dr_require_settings(void);
