@@ -461,7 +461,10 @@ arg_segments(Args *a, const DrSegment *segments, int n)
 	arg_array(a, TIMESTAMPTZOID, columns[5], nulls, n);
 }
 
-/* Whether they come from the archiver, with hash and time, or from an inventory, without. */
+/*
+ * Whether they come from the archiver, with hash and time, or from an inventory,
+ * without.  After a crash the archiver offers the same segment again.
+ */
 static void
 insert_segments(const char *repository, const DrSegment *segments, int n)
 {
@@ -470,7 +473,8 @@ insert_segments(const char *repository, const DrSegment *segments, int n)
 	arg_text(&a, repository);
 	arg_segments(&a, segments, n);
 	execute("INSERT INTO dr.wal_segment AS w (repository, timeline, name, object, size, sha256, archived_at) "
-			"SELECT $1, n.* FROM unnest($2, $3, $4, $5, $6, $7) AS n "
+			"SELECT DISTINCT ON (n.object) $1, n.* "
+			"FROM unnest($2, $3, $4, $5, $6, $7) AS n (timeline, name, object, size, sha256, archived_at) "
 			"ON CONFLICT (repository, object) DO UPDATE "
 			"SET sha256 = excluded.sha256, archived_at = excluded.archived_at "
 			"WHERE w.sha256 IS NULL AND excluded.sha256 IS NOT NULL", &a, SPI_OK_INSERT);
