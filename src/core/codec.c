@@ -42,8 +42,12 @@ bool
 codec_decompress(Codec *codec, const void *in, size_t n, void *out, size_t plain_n,
 				 uint32 crc, DrError *err)
 {
-	size_t		r = ZSTD_decompressDCtx(codec->decompress, out, plain_n, in, n);
+	size_t		r;
 
+	/* One frame that says how long it is, and nothing behind it. */
+	if (ZSTD_findFrameCompressedSize(in, n) != n || ZSTD_getFrameContentSize(in, n) != plain_n)
+		return dr_error(err, DR_DAMAGED, "it is not one zstd frame of %zu bytes", plain_n);
+	r = ZSTD_decompressDCtx(codec->decompress, out, plain_n, in, n);
 	if (ZSTD_isError(r))
 		return dr_error(err, DR_DAMAGED, "decompression failed: %s", ZSTD_getErrorName(r));
 	if (r != plain_n)

@@ -12,6 +12,16 @@
 /* A record's payload, at most: a file of three million frames. */
 #define RECORD_MAX		(64 * 1024 * 1024)
 
+/* Records come in this order; C records anywhere. */
+typedef enum Section
+{
+	SECTION_TABLESPACES,
+	SECTION_FILES,				/* and directories, by path */
+	SECTION_CONFIG,
+	SECTION_CONTROL,
+	SECTION_PACKS
+} Section;
+
 struct ManifestReader
 {
 	const char *name;
@@ -38,6 +48,10 @@ struct ManifestReader
 	uint64		corrupt_pages;
 	uint64		pack_frames;	/* sum over P records */
 	uint32		max_pack;		/* largest number that a frame used */
+
+	/* the order of records */
+	Section		section;
+	char	   *last_path;		/* of SECTION_FILES; NULL: none yet */
 };
 
 static bool
@@ -45,6 +59,40 @@ damaged(ManifestReader *r, DrError *err, const char *why)
 {
 	dr_error(err, DR_DAMAGED, "manifest \"%s\" is damaged", r->name);
 	return dr_detail(err, "%s", why);
+}
+
+/* A byte's place in the order of paths: what is in a directory follows it at once. */
+static int
+path_byte(char c)
+{
+	return c == '\0' ? 0 : c == '/' ? 1 : (unsigned char) c + 1;
+}
+
+static int
+path_compare(const char *a, const char *b)
+{
+	while (*a != '\0' && *a == *b)
+	{
+		a++;
+		b++;
+	}
+	return path_byte(*a) - path_byte(*b);
+}
+
+/* May a record of this section, for this path, come now? */
+static bool
+in_order(ManifestReader *r, Section section, const char *path)
+{
+	if (section < r->section || (section == SECTION_CONTROL && r->section == section))
+		return false;
+	r->section = section;
+	if (section != SECTION_FILES)
+		return true;
+	if (r->last_path != NULL && path_compare(r->last_path, path) >= 0)
+		return false;
+	free(r->last_path);
+	r->last_path = pg_strdup(path);
+	return true;
 }
 
 /* Exactly n plain bytes to out. */
@@ -160,6 +208,8 @@ read_file(ManifestReader *r, Cursor *c, ManifestFile *file)
 	file->n_frames = get_u32(cut(c, 4));
 	c->ok = c->ok && file->class <= FILE_CONFIG && path_valid(file->path) &&
 		c->left == (uint64) file->n_frames * 20;
+	c->ok = c->ok && in_order(r, file->class == FILE_CONFIG ? SECTION_CONFIG :
+							  file->class == FILE_CONTROL ? SECTION_CONTROL : SECTION_FILES, file->path);
 	if (!c->ok)
 		return;
 	if (file->n_frames > r->frames_cap)
@@ -211,7 +261,7 @@ read_pack(ManifestReader *r, Cursor *c, ManifestPack *pack)
 	r->packs++;
 	r->pack_frames += pack->frames;
 	r->bytes_stored += pack->size;
-	c->ok = c->ok && pack->number == r->packs && object_kind(pack->name) == KIND_PACK;
+	c->ok = c->ok && in_order(r, SECTION_PACKS, NULL) && pack->number == r->packs && object_kind(pack->name) == KIND_PACK;
 }
 
 static void
@@ -222,7 +272,7 @@ read_tablespace(ManifestReader *r, Cursor *c, Record *record)
 	const char *path;
 
 	if (json_unpack(object, "{s:s, s:s}", "oid", &oid, "path", &path) != 0 ||
-		strlen(oid) > 10 || strspn(oid, "0123456789") != strlen(oid))
+		!in_order(r, SECTION_TABLESPACES, NULL) || strlen(oid) > 10 || strspn(oid, "0123456789") != strlen(oid))
 		c->ok = false;
 	else
 	{
@@ -271,6 +321,7 @@ manifest_reader_new(const uint8 *content, size_t n, uint64 plain_length, uint32 
 					const char *name, BackupInfo *info, DrError *err)
 {
 	ManifestReader *r = pg_malloc0(sizeof(*r));
+	ObjectName	own_name;
 	uint8		head[12];
 	uint8		type;
 
@@ -296,7 +347,12 @@ manifest_reader_new(const uint8 *content, size_t n, uint64 plain_length, uint32 
 			 !backup_info_parse_begin(info, (const char *) r->payload.data, r->payload.len))
 		damaged(r, err, "Its first record is malformed.");
 	else
-		return r;
+	{
+		name_manifest(own_name, info->system_identifier, info->id);
+		if (strcmp(own_name, name) == 0)
+			return r;
+		damaged(r, err, "It describes another backup.");
+	}
 	manifest_reader_free(r);
 	return NULL;
 }
@@ -321,7 +377,8 @@ manifest_next(ManifestReader *r, Record *record, DrError *err)
 		case RECORD_DIRECTORY:
 			record->u.directory.mode = get_u32(cut(&c, 4));
 			record->u.directory.path = cut_text(r, &c, 0);
-			c.ok = c.ok && path_valid(record->u.directory.path);
+			c.ok = c.ok && path_valid(record->u.directory.path) &&
+				in_order(r, SECTION_FILES, record->u.directory.path);
 			r->directories++;
 			break;
 		case RECORD_FILE:
@@ -353,5 +410,6 @@ manifest_reader_free(ManifestReader *r)
 	free(r->frames);
 	free(r->text[0]);
 	free(r->text[1]);
+	free(r->last_path);
 	free(r);
 }

@@ -30,13 +30,7 @@ manifest_open(Repository *repo, const char *sysid, const char *id, OpenManifest 
 	{
 		m->reader = manifest_reader_new(content, n, header.plain_length, header.plain_crc,
 										m->name, &m->info, err);
-		if (m->reader != NULL &&
-			(strcmp(m->info.id, id) != 0 || strcmp(m->info.system_identifier, sysid) != 0))
-		{
-			dr_error(err, DR_DAMAGED, "manifest \"%s\" describes another backup", m->name);
-			r = STORE_FAILED;
-		}
-		else if (m->reader == NULL)
+		if (m->reader == NULL)
 			r = STORE_FAILED;
 	}
 	if (r != STORE_OK)

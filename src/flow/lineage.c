@@ -211,21 +211,21 @@ register_first(Repository *repo, const char *sysid, const char *data_directory, 
 }
 
 bool
-lineage_require(Repository *repo, const char *sysid, const char *data_directory, DrError *err)
+lineage_require(Repository *repo, const char *sysid, const char *data_directory,
+				uint32 *generation, DrError *err)
 {
 	Token		own;
 	Token		registered;
 	char		owner[512];
-	uint32		generation;
 
 	if (!token_read(data_directory, own, err) ||
-		!newest(repo, sysid, &generation, registered, owner, sizeof(owner), err))
+		!newest(repo, sysid, generation, registered, owner, sizeof(owner), err))
 		return false;
-	if (generation == 0)
+	if (*generation == 0)
 	{
 		/* Read again: another copy may have registered at the same moment. */
 		if (!register_first(repo, sysid, data_directory, own, err) ||
-			!newest(repo, sysid, &generation, registered, owner, sizeof(owner), err))
+			!newest(repo, sysid, generation, registered, owner, sizeof(owner), err))
 			return false;
 	}
 	if (strcmp(own, registered) == 0)
@@ -235,6 +235,24 @@ lineage_require(Repository *repo, const char *sysid, const char *data_directory,
 			  "it lacks the repository's lineage token.", owner);
 	return dr_hint(err, "If the other copy is gone for good and this one takes over, call dr_adopt(). "
 				   "Until then its WAL stays in pg_wal.");
+}
+
+bool
+lineage_unchanged(Repository *repo, const char *sysid, uint32 generation, DrError *err)
+{
+	ObjectName	name;
+	Bytes		next = {0};
+	StoreResult r;
+
+	name_lineage(name, sysid, generation + 1);
+	r = store_get(repo->store, name, SMALL_OBJECT_MAX, &next, err);
+	bytes_free(&next);
+	if (r == STORE_OK)
+	{
+		dr_error(err, DR_LINEAGE, "another copy of cluster %s was adopted meanwhile", sysid);
+		return dr_hint(err, "If this copy is to write after all, call dr_adopt().");
+	}
+	return r == STORE_ABSENT;
 }
 
 bool

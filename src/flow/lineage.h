@@ -28,7 +28,13 @@ extern bool lineage_state(Repository *repo, const char *sysid, const char *data_
  * below a system identifier registers itself.
  */
 extern bool lineage_require(Repository *repo, const char *sysid, const char *data_directory,
-							DrError *err);
+							uint32 *generation, DrError *err);
+
+/*
+ * Has nobody been adopted since lineage_require gave this generation?  One
+ * request, no listing.
+ */
+extern bool lineage_unchanged(Repository *repo, const char *sysid, uint32 generation, DrError *err);
 
 /* Make this cluster the writer from now on. */
 extern bool lineage_adopt(Repository *repo, const char *sysid, const char *data_directory,

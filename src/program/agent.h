@@ -22,6 +22,7 @@ typedef struct Agent
 	/* since open */
 	bool		opened;
 	Repository	repo;
+	uint32		lineage_generation;	/* that made us the writer */
 	char		system_identifier[21];
 	char	   *data_directory;
 	int			jobs;

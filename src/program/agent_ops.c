@@ -59,7 +59,7 @@ agent_open(Agent *a, json_t *request, DrError *err)
 		return bad_request(err, "open");
 	if (!repository_open(&a->repo, url, key_file, writer, err))
 		return false;
-	if ((writer && !lineage_require(&a->repo, sysid, data_directory, err)) ||
+	if ((writer && !lineage_require(&a->repo, sysid, data_directory, &a->lineage_generation, err)) ||
 		!lineage_state(&a->repo, sysid, data_directory, &state, err))
 	{
 		repository_close(&a->repo);
@@ -79,21 +79,16 @@ agent_open(Agent *a, json_t *request, DrError *err)
 
 /* ---- archive ---- */
 
-/* How long a long-lived child believes that it is still the writer. */
-#define LINEAGE_TRUST_US	(60 * INT64CONST(1000000))
-
-/* Another copy may have been adopted meanwhile: look now and then. */
+/*
+ * Another copy may have been adopted since the last file: then this one must
+ * not go on.  The full check says who.
+ */
 static bool
 still_the_writer(Agent *a, DrError *err)
 {
-	static int64 checked;
-
-	if (time_now() - checked < LINEAGE_TRUST_US && time_now() >= checked)
-		return true;
-	if (!lineage_require(&a->repo, a->system_identifier, a->data_directory, err))
-		return false;
-	checked = time_now();
-	return true;
+	return lineage_unchanged(&a->repo, a->system_identifier, a->lineage_generation, err) ||
+		(err->code == DR_LINEAGE &&
+		 lineage_require(&a->repo, a->system_identifier, a->data_directory, &a->lineage_generation, err));
 }
 
 bool

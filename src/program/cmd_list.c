@@ -200,6 +200,7 @@ list_main(int argc, char **argv)
 	DrError		err;
 	int			c;
 
+	opterr = 0;					/* we say it ourselves */
 	while ((c = getopt_long(argc, argv, "", options, NULL)) != -1)
 	{
 		if (c == OPT_JSON && out == NULL)

@@ -110,6 +110,7 @@ wal_get_main(int argc, char **argv)
 	int			c;
 
 	step_hold_at(getenv("PG_DR_HOLD_AT") ? getenv("PG_DR_HOLD_AT") : "", announce_held);
+	opterr = 0;					/* we say it ourselves */
 	while ((c = getopt_long(argc, argv, "", options, NULL)) != -1)
 		if (!access_option(&a, c, optarg))
 			return usage_error("wal-get", "unknown option"), EXIT_ABORT;
