@@ -24,7 +24,7 @@ for my $n (1 .. 4)
 	select undef, undef, undef, 0.05;
 }
 $node->wait_archived;
-my $ahead = $node->safe_psql('postgres', "SELECT pg_current_wal_lsn() + '16MB'::numeric");
+my $ahead = $node->safe_psql('postgres', "SELECT pg_current_wal_lsn() + 16777216::numeric");
 my $gone_xid = $xid{4} + 1000;
 $node->destroy;
 
