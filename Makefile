@@ -13,7 +13,7 @@ REGRESS_OPTS = --inputdir=. --outputdir=test/output --load-extension=pg_dr
 
 PG_CONFIG ?= pg_config
 PGXS := $(shell $(PG_CONFIG) --pgxs)
-with_llvm = no
+override with_llvm = no
 include $(PGXS)
 
 $(OBJS): $(wildcard src/*.h src/server/*.h)
@@ -25,9 +25,11 @@ install: program-install
 uninstall: program-uninstall
 clean: program-clean
 
-.PHONY: program-all program-install program-uninstall program-clean unit
-program-%:
-	$(PROGRAM_MAKE) $*
+# Static, because make looks for no implicit rule for a phony target.
+PROGRAM_TARGETS = program-all program-install program-uninstall program-clean
+.PHONY: $(PROGRAM_TARGETS) unit
+$(PROGRAM_TARGETS): program-%:
+	+$(PROGRAM_MAKE) $*
 
 unit:
 	$(MAKE) -C test/unit PG_CONFIG='$(PG_CONFIG)' EXTVERSION='$(EXTVERSION)' check

@@ -157,6 +157,12 @@ name_generation(const char *name)
 	return (uint32) strtoul(digits, NULL, 10);
 }
 
+static bool
+is_frontier(const char *file)
+{
+	return strlen(file) == 24 + 9 && is_upper_hex(file, 24) && strcmp(file + 24, ".frontier") == 0;
+}
+
 static ObjectKind
 wal_object_kind(const char *rest)
 {
@@ -164,6 +170,8 @@ wal_object_kind(const char *rest)
 
 	if (strlen(rest) < 9 || !is_upper_hex(rest, 8) || rest[8] != '/')
 		return KIND_UNKNOWN;
+	if (is_frontier(rest + 9) && strncmp(rest, rest + 9, 8) == 0)
+		return KIND_FRONTIER;
 	if (!wal_file_parse(rest + 9, &wal) || wal.timeline != hex_u32(rest))
 		return KIND_UNKNOWN;
 	return wal.kind;
@@ -236,6 +244,12 @@ void
 name_wal(ObjectName out, const char *sysid, const char *file)
 {
 	snprintf(out, sizeof(ObjectName), "%s/wal/%.8s/%s", sysid, file, file);
+}
+
+void
+name_frontier(ObjectName out, const char *sysid, const char *segment)
+{
+	snprintf(out, sizeof(ObjectName), "%s/wal/%.8s/%.24s.frontier", sysid, segment, segment);
 }
 
 void

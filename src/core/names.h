@@ -23,7 +23,8 @@ typedef enum ObjectKind
 	KIND_HISTORY = 4,
 	KIND_PARTIAL = 5,
 	KIND_BACKUP_HISTORY = 6,
-	KIND_LINEAGE = 7
+	KIND_LINEAGE = 7,
+	KIND_FRONTIER = 8
 } ObjectKind;
 
 typedef char ObjectName[PGDR_OBJECT_NAME_MAX + 1];
@@ -58,6 +59,8 @@ extern void name_pack(ObjectName out, const char *sysid, const char *backup, uin
 extern void name_manifest(ObjectName out, const char *sysid, const char *backup);
 /* file must have passed wal_file_parse. */
 extern void name_wal(ObjectName out, const char *sysid, const char *file);
+/* The note that a segment was archived. */
+extern void name_frontier(ObjectName out, const char *sysid, const char *segment);
 
 /* Segment arithmetic; out has at least 25 bytes. */
 extern void wal_segment_name(char *out, TimeLineID tli, uint64 segno, uint32 segment_size);

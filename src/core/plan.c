@@ -79,25 +79,27 @@ wal_has(const WalSet *wal, const char *file)
 	return false;
 }
 
-/* The first segment after segno that the history uses and the archive has; 0: none. */
+/* The lowest of some segments from segno on that the history uses; 0: none. */
 static uint64
-next_present(const WalSet *wal, const History *h, uint64 segno, uint32 size)
+lowest_from(char *const *files, size_t count, const History *h, uint64 segno, uint32 size)
 {
-	uint64		next = 0;
+	uint64		lowest = 0;
 
-	for (size_t i = 0; i < wal->n; i++)
+	for (size_t i = 0; i < count; i++)
 	{
+		char		file[25];
 		WalFile		w;
 		uint64		n;
 
-		if (!wal_file_parse(wal->files[i], &w))
+		strlcpy(file, files[i], sizeof(file));
+		if (!wal_file_parse(file, &w))
 			continue;
 		n = wal_segment_number(&w, size);
-		if (n > segno && (next == 0 || n < next) &&
+		if (n >= segno && (lowest == 0 || n < lowest) &&
 			history_segment_timeline(h, n, size) == w.timeline)
-			next = n;
+			lowest = n;
 	}
-	return next;
+	return lowest;
 }
 
 /* The end of the unbroken row of segments that begins at the backup's start. */
@@ -117,9 +119,13 @@ row_end(const WalSet *wal, const History *h, uint64 segno, uint32 size, Plan *pl
 	}
 }
 
+/*
+ * Say that segno is missing.  next: a segment behind it that is there; noted: a
+ * segment from it on of which there is a note; 0: none.
+ */
 static bool
 missing_segment(DrError *err, const BackupInfo *b, const History *h, uint64 segno, uint64 next,
-				const char *consequence)
+				uint64 noted, const char *consequence)
 {
 	uint32		size = b->wal_segment_size;
 	char		file[25];
@@ -138,6 +144,15 @@ missing_segment(DrError *err, const BackupInfo *b, const History *h, uint64 segn
 		lsn_format(to, next * size);
 		dr_detail(err, "Object \"%s\" does not exist, but \"%s\" does: WAL from %s to %s is missing.",
 				  name, later, from, to);
+	}
+	else if (noted > 0)
+	{
+		ObjectName	note;
+
+		wal_segment_name(later, history_segment_timeline(h, noted, size), noted, size);
+		name_frontier(note, b->system_identifier, later);
+		dr_detail(err, "Object \"%s\" does not exist, but \"%s\" says that the archive reached segment %s.",
+				  name, note, later);
 	}
 	else
 		dr_detail(err, "Object \"%s\" does not exist: WAL from %s on is missing.", name, from);
@@ -182,6 +197,7 @@ plan_make(Plan *plan, const BackupInfo *b, const History *h, const WalSet *wal, 
 	uint64		last_needed = (b->stop_lsn - 1) / size;
 	uint64		end;
 	uint64		next;
+	uint64		noted;
 
 	memset(plan, 0, sizeof(*plan));
 	plan->backup = b;
@@ -193,9 +209,10 @@ plan_make(Plan *plan, const BackupInfo *b, const History *h, const WalSet *wal, 
 	}
 	end = row_end(wal, h, first, size, plan);
 	plan->frontier = end * size;
-	next = next_present(wal, h, end, size);
+	next = lowest_from(wal->files, wal->n, h, end, size);
+	noted = lowest_from(wal->noted, wal->n_noted, h, end, size);
 	if (end <= last_needed)
-		return missing_segment(err, b, h, end, next,
+		return missing_segment(err, b, h, end, next, noted,
 							   "The backup needs it to become consistent. Choose another backup, "
 							   "or bring the object back from a copy.");
 	if ((t->kind == TARGET_LSN && !check_lsn_target(plan, b, t, err)) ||
@@ -203,12 +220,12 @@ plan_make(Plan *plan, const BackupInfo *b, const History *h, const WalSet *wal, 
 		return false;
 	if (t->kind == TARGET_LSN || t->kind == TARGET_IMMEDIATE)
 		return true;			/* before any gap */
-	if (next > 0)
-		return missing_segment(err, b, h, end, next,
+	if (next > 0 || noted > 0)
+		return missing_segment(err, b, h, end, next, noted,
 							   "Recovery can't go past this gap: give --target-lsn before it, a backup "
 							   "after it, or bring the object back from a copy.");
 	if (plan->frontier < h->v[h->n - 1].begin)
-		return missing_segment(err, b, h, end, 0,
+		return missing_segment(err, b, h, end, 0, 0,
 							   "The target timeline can't be reached: give an earlier --target-timeline, "
 							   "or bring the object back from a copy.");
 	return true;

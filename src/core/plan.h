@@ -32,11 +32,16 @@ typedef struct Target
 	bool		exclusive;
 } Target;
 
-/* The archived segments of a cluster: names as listed, in order. */
+/*
+ * The archived segments of a cluster, and those of which a note says that they
+ * had been archived: names as listed, in order.
+ */
 typedef struct WalSet
 {
 	char	  **files;			/* 24 digits each */
 	size_t		n;
+	char	  **noted;			/* begin with 24 digits */
+	size_t		n_noted;
 } WalSet;
 
 typedef struct Plan

@@ -239,13 +239,18 @@ segment_absence_proven(Repository *repo, const char *sysid, const char *file, Ti
 	if (!repository_list(repo, prefix, false, &l, err))
 		return false;
 	for (size_t i = 0; proven && i < l.n; i++)
-		if (object_kind(l.names[i]) == KIND_WAL && strcmp(l.names[i], name) > 0)
+	{
+		ObjectKind	kind = object_kind(l.names[i]);
+
+		/* Its own note sorts behind it, too. */
+		if ((kind == KIND_WAL || kind == KIND_FRONTIER) && strcmp(l.names[i], name) > 0)
 		{
 			dr_error(err, DR_DAMAGED, "WAL segment \"%s\" is missing from the repository", file);
-			dr_detail(err, "Object \"%s\" does not exist, but the later \"%s\" does.", name, l.names[i]);
+			dr_detail(err, "Object \"%s\" does not exist, but \"%s\" does.", name, l.names[i]);
 			proven = dr_hint(err, "Recovery can't go past this gap. Recover to a point before it, "
 							 "or bring the object back from a copy.");
 		}
+	}
 	listing_free(&l);
 	return proven;
 }

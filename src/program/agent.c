@@ -171,6 +171,15 @@ handle_line(Agent *a, const char *line, size_t n)
 		queue_push(&a->requests, request);
 }
 
+/* The module is gone, or wants us to go: all that may still be done is one small object. */
+static void pg_attribute_noreturn()
+leave(Agent *a)
+{
+	if (a->opened)
+		frontier_flush(&a->frontier);
+	_exit(EXIT_SUCCESS);
+}
+
 static void *
 control_thread(void *arg)
 {
@@ -187,7 +196,7 @@ control_thread(void *arg)
 		if (r < 0 && errno == EINTR)
 			continue;
 		if (r <= 0)
-			_exit(EXIT_SUCCESS);	/* the module is gone */
+			leave(a);
 		n += r;
 		while ((end = memchr(start, '\n', n - (start - buf))) != NULL)
 		{

@@ -10,6 +10,7 @@
 #include <jansson.h>
 
 #include "flow/backup.h"
+#include "flow/frontier.h"
 #include "flow/queue.h"
 #include "flow/repository.h"
 
@@ -22,6 +23,7 @@ typedef struct Agent
 	/* since open */
 	bool		opened;
 	Repository	repo;
+	Frontier	frontier;
 	uint32		lineage_generation;	/* that made us the writer */
 	char		system_identifier[21];
 	char	   *data_directory;

@@ -69,6 +69,7 @@ agent_open(Agent *a, json_t *request, DrError *err)
 	a->data_directory = pg_strdup(data_directory);
 	a->max_rate = (uint64) max_rate;
 	a->hold_at = pg_strdup(hold_at);
+	frontier_init(&a->frontier, &a->repo, a->system_identifier);
 	a->opened = true;
 	agent_emit(json_pack("{s:s, s:o, s:b, s:b, s:s}", "event", "done",
 						 "repository_id", json_hex(a->repo.id, 16),
@@ -106,6 +107,8 @@ agent_archive(Agent *a, json_t *request, DrError *err)
 	agent_emit(json_pack("{s:s, s:s, s:I, s:o, s:b}", "event", "done", "object", stored.object,
 						 "size", (json_int_t) stored.size, "sha256", json_hex(stored.sha256, 32),
 						 "existed", stored.existed));
+	if (object_kind(stored.object) == KIND_WAL)
+		frontier_reached(&a->frontier, name);
 	return true;
 }
 
@@ -271,7 +274,9 @@ emit_wal(void *arg, const char *name, uint64 size, DrError *err)
 {
 	const char *after = arg;
 
-	if (object_kind(name) != KIND_UNKNOWN && (after == NULL || strcmp(name, after) > 0))
+	ObjectKind	kind = object_kind(name);
+
+	if (kind != KIND_UNKNOWN && kind != KIND_FRONTIER && (after == NULL || strcmp(name, after) > 0))
 		agent_emit(json_pack("{s:s, s:s, s:I}", "event", "wal", "name", name, "size", (json_int_t) size));
 	return true;
 }

@@ -63,9 +63,17 @@ load_wal(Situation *s, DrError *err)
 	if (!ok)
 		return false;
 	s->wal.files = pg_malloc(sizeof(char *) * (s->wal_objects.n + 1));
+	s->wal.noted = pg_malloc(sizeof(char *) * (s->wal_objects.n + 1));
 	for (size_t i = 0; i < s->wal_objects.n; i++)
-		if (object_kind(s->wal_objects.names[i]) == KIND_WAL)
-			s->wal.files[s->wal.n++] = strrchr(s->wal_objects.names[i], '/') + 1;
+	{
+		ObjectKind	kind = object_kind(s->wal_objects.names[i]);
+		char	   *file = strrchr(s->wal_objects.names[i], '/') + 1;
+
+		if (kind == KIND_WAL)
+			s->wal.files[s->wal.n++] = file;
+		else if (kind == KIND_FRONTIER)
+			s->wal.noted[s->wal.n_noted++] = file;
+	}
 	return true;
 }
 

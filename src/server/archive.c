@@ -166,9 +166,8 @@ report_failure(const char *file)
 	ConditionVariableCancelSleep();
 	pgstat_report_wait_end();
 
-	/* Only a child that has answered in full is worth keeping. */
-	if (archiver_child != NULL && !dr_child_is_idle(archiver_child))
-		stop_child();
+	/* The next attempt looks at everything anew: repository, keys, lineage. */
+	stop_child();
 	if (dr_shared != NULL)
 	{
 		DrReport	report;

@@ -83,6 +83,25 @@ file_close(Store *store)
 	free(fs);
 }
 
+/*
+ * The descriptor outlives its name: a directory that was moved away, or hidden
+ * by a mount, must not go on taking what is acknowledged as being in this
+ * repository, nor answer for it.
+ */
+static bool
+root_in_place(Store *store, DrError *err)
+{
+	FileStore  *fs = store->private;
+	struct stat named;
+	struct stat held;
+
+	if (stat(fs->root, &named) == 0 && fstat(fs->rootfd, &held) == 0 &&
+		named.st_dev == held.st_dev && named.st_ino == held.st_ino)
+		return true;
+	dr_error(err, DR_IO, "the directory of repository \"%s\" has gone or was replaced", store->url);
+	return dr_hint(err, "Bring the directory, or the file system that holds it, back to its place.");
+}
+
 /* Remove temporaries that no live writer holds a lock on. */
 static bool
 file_prepare(Store *store, DrError *err)
@@ -207,6 +226,8 @@ file_put(Store *store, const char *name, const void *data, size_t n, DrError *er
 	StoreResult result = STORE_OK;
 	int			fd;
 
+	if (!root_in_place(store, err))
+		return STORE_FAILED;
 	random_bytes(random, sizeof(random));
 	hex_encode(random, sizeof(random), hex);
 	snprintf(temporary, sizeof(temporary), TEMPORARY_DIR "/%s", hex);
@@ -253,9 +274,12 @@ static int
 open_object(Store *store, const char *name, struct stat *st, StoreResult *result, DrError *err)
 {
 	FileStore  *fs = store->private;
-	int			fd = openat(fs->rootfd, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+	int			fd;
 
 	*result = STORE_FAILED;
+	if (!root_in_place(store, err))
+		return -1;
+	fd = openat(fs->rootfd, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
 	if (fd < 0 && (errno == ENOENT || errno == ENOTDIR))
 	{
 		dr_error(err, DR_ABSENT, "object \"%s\" does not exist in repository \"%s\"", name, store->url);
@@ -316,6 +340,8 @@ file_remove(Store *store, const char *name, DrError *err)
 {
 	FileStore  *fs = store->private;
 
+	if (!root_in_place(store, err))
+		return STORE_FAILED;
 	if (unlinkat(fs->rootfd, name, 0) == 0)
 		return STORE_OK;
 	if (errno == ENOENT)
@@ -412,8 +438,11 @@ file_list(Store *store, const char *prefix, bool deep, StoreListFn fn, void *arg
 	FileStore  *fs = store->private;
 	char	  **entries;
 	size_t		n;
-	bool		ok = read_entries(fs, prefix, &entries, &n);
+	bool		ok;
 
+	if (!root_in_place(store, err))
+		return false;
+	ok = read_entries(fs, prefix, &entries, &n);
 	if (!ok)
 		io_error(err, "list", store, prefix);
 	for (size_t i = 0; i < n; i++)

@@ -8,7 +8,7 @@ use warnings;
 use File::Copy qw(copy move);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
-use PgDr::Test qw(campaign flip random_seed reader run_program);
+use PgDr::Test qw(campaign flip random_seed reader wait_until);
 use Test::More;
 
 random_seed();
@@ -21,6 +21,7 @@ for my $encryption (1, 0)
 	my $id = $node->full_backup;
 	$node->safe_psql('postgres', 'INSERT INTO t SELECT g, md5(g::text) FROM generate_series(1, 30000) g');
 	my $last = $node->wait_archived;
+	wait_until('the end of the archive is noted', sub { -e $node->object_path($node->wal_object($last)) . '.frontier' });
 	my $sum = $node->checksums;
 	$node->destroy;
 
@@ -39,7 +40,6 @@ for my $encryption (1, 0)
 		[ 'last segment', $wal[-1] ]);
 	ok(@wal > 3, 'a few segments are needed');
 
-	# Whether the last segment of all is missing nobody can see: it is where the archive ends.
 	for my $kind (@kinds)
 	{
 		my ($what, $name) = @$kind;
@@ -47,7 +47,7 @@ for my $encryption (1, 0)
 		damaged($node, "$sealed: cut $what", $name, sub { truncate $_[0], (-s $_[0]) - 1 });
 		damaged($node, "$sealed: emptied $what", $name, sub { truncate $_[0], 0 });
 		damaged($node, "$sealed: longer $what", $name, sub { append_to_file($_[0], 'x') });
-		damaged($node, "$sealed: missing $what", $name, sub { unlink $_[0] }) unless $what eq 'last segment';
+		damaged($node, "$sealed: missing $what", $name, sub { unlink $_[0] });
 	}
 
 	# Sound objects in the wrong place.
@@ -61,7 +61,9 @@ for my $encryption (1, 0)
 	{
 		my $name = $needed[ rand @needed ];
 		my $at = int rand(-s $node->object_path($name));
-		damaged($node, "$sealed: trial $trial, 8 bytes at $at", $name, sub { flip($_[0], $at) });
+		my $removed = rand() < 0.2;
+		damaged($node, "$sealed: trial $trial, " . ($removed ? 'removed' : "8 bytes at $at"), $name,
+			sub { $removed ? unlink $_[0] : flip($_[0], $at) });
 	}
 
 	my $good = $node->restored("good_$sealed");

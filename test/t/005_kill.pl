@@ -5,7 +5,7 @@ use warnings;
 use FindBin;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
-use PgDr::Test qw(process_gone run_program wait_until);
+use PgDr::Test qw(run_program);
 use Test::More;
 
 my @steps = slurp_file("$FindBin::Bin/../../src/protocol.h") =~ /^\s*X\("([a-z._]+)",/mg;
@@ -71,11 +71,9 @@ for my $step (grep { /^(module|backup|archive|store)\./ } @steps)
 	my $finish = $node->start_backup;
 	$node->safe_psql('postgres', 'SELECT pg_switch_wal()') if $step =~ /archive/;
 	$node->wait_held($step, $offset);
-	my @family = ($node->{_pid}, PgDr::Test::descendants($node->{_pid}));
-	$node->kill9;
-	$finish->();
-	wait_until("$step: every process is gone", sub { !grep { !process_gone($_) } @family });
+	$node->machine_dies;
 	pass("$step: no child outlives the postmaster");
+	$finish->();
 	my @new = grep { !$was{$_} } $node->listed;
 	is(scalar @new, 0, "$step: nothing partial is listed") unless $step =~ /manifest_stored|module\.done|store\.linked/;
 	$node->append_conf('postgresql.conf', "pg_dr.debug_hold_at = ''");

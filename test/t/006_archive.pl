@@ -22,12 +22,13 @@ wait_until('.done again', sub { -e "$status/$segment.done" });
 ok(slurp_file($object) eq $stored, 'the same segment again: accepted, and the object is the first one');
 
 # --- other bytes under the name: refused for ever, both named, nothing overwritten
-my $next = $node->safe_psql('postgres', q{SELECT pg_walfile_name(pg_current_wal_lsn())});
+my $next = $node->safe_psql('postgres', q{
+	SELECT pg_create_restore_point('x') IS NULL; SELECT pg_walfile_name(pg_current_wal_insert_lsn())}) =~ s/.*\n//sr;
 my $taken = $node->object_path($node->wal_object($next));
 copy($object, $taken) or die $!;
 my $offset = -s $node->logfile;
 my $failed = $node->safe_psql('postgres', 'SELECT failed_count FROM pg_stat_archiver');
-$node->safe_psql('postgres', q{SELECT pg_create_restore_point('x'), pg_switch_wal()});
+$node->safe_psql('postgres', 'SELECT pg_switch_wal()');
 $node->poll_query_until('postgres', "SELECT failed_count > $failed FROM pg_stat_archiver");
 pass('a name that is taken counts in pg_stat_archiver');
 my $log = slurp_file($node->logfile, $offset);

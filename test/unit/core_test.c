@@ -22,6 +22,9 @@ test_names(void **state)
 		{"7/wal/00000001/000000010000000000000003", KIND_WAL},
 		{"7/wal/00000002/000000010000000000000003", KIND_UNKNOWN},
 		{"7/wal/00000001/000000010000000000000003.partial", KIND_PARTIAL},
+		{"7/wal/00000001/000000010000000000000003.frontier", KIND_FRONTIER},
+		{"7/wal/00000002/000000010000000000000003.frontier", KIND_UNKNOWN},
+		{"7/wal/00000001/00000001.frontier", KIND_UNKNOWN},
 		{"7/wal/00000001/000000010000000000000003.00000028.backup", KIND_BACKUP_HISTORY},
 		{"7/wal/00000002/00000002.history", KIND_HISTORY},
 		{"7/wal/00000000/00000000.history", KIND_UNKNOWN},
@@ -200,6 +203,22 @@ test_history(void **state)
 	assert_false(history_parse(&h, 3, "nonsense\n", 9, "x", &err));
 }
 
+/* "tli.seg tli.seg" as names; room for 16. */
+static size_t
+segment_list(const char *text, char (*names)[40], char **files, const char *suffix)
+{
+	size_t		n = 0;
+
+	for (const char *p = text; *p != '\0'; p += 3 + (p[3] == ' '))
+	{
+		wal_segment_name(names[n], p[0] - '0', p[2] - '0', SEG);
+		strcat(names[n], suffix);
+		files[n] = names[n];
+		n++;
+	}
+	return n;
+}
+
 /* Segments on the way from a backup at 0/3000028..0/3000100 on timeline 1. */
 static void
 test_plan(void **state)
@@ -213,40 +232,42 @@ test_plan(void **state)
 		const char *target;
 		const char *error;		/* NULL: fine */
 		XLogRecPtr	frontier;
+		const char *noted;		/* as wal, in frontier objects */
 	}			cases[] = {
-		{"to the end", 1, "1.3 1.4", TARGET_END, NULL, NULL, 5 * SEG},
-		{"the backup's own segment is missing", 1, "1.4", TARGET_END, NULL, "000000010000000000000003", 0},
-		{"gap", 1, "1.3 1.5", TARGET_END, NULL, "000000010000000000000004", 0},
-		{"lsn before a gap", 1, "1.3 1.5", TARGET_LSN, "0/3000200", NULL, 4 * SEG},
-		{"lsn behind a gap", 1, "1.3 1.5", TARGET_LSN, "0/5000200", "can't be reached", 0},
-		{"lsn before consistency", 1, "1.3 1.4", TARGET_LSN, "0/3000050", "can't be reached", 0},
-		{"immediate needs no more", 1, "1.3 1.5", TARGET_IMMEDIATE, NULL, NULL, 4 * SEG},
-		{"time before the backup's end", 1, "1.3", TARGET_TIME, "1970-01-01 00:00:01Z", "can't be reached", 0},
-		{"across timelines", 3, "1.3 1.4 2.5 2.6 2.7 3.8", TARGET_END, NULL, NULL, 9 * SEG},
-		{"the old timeline went on", 3, "1.3 1.4 1.5 1.6 2.5 2.6 2.7 3.8", TARGET_END, NULL, NULL, 9 * SEG},
-		{"the switch segment is missing", 3, "1.3 1.4 1.5 2.6 2.7 3.8", TARGET_END, NULL, "000000020000000000000005", 0},
-		{"the target timeline has nothing", 3, "1.3 1.4 2.5 2.6 2.7", TARGET_END, NULL, "000000030000000000000008", 0},
+		{"to the end", 1, "1.3 1.4", TARGET_END, NULL, NULL, 5 * SEG, NULL},
+		{"the backup's own segment is missing", 1, "1.4", TARGET_END, NULL, "000000010000000000000003", 0, NULL},
+		{"gap", 1, "1.3 1.5", TARGET_END, NULL, "000000010000000000000004", 0, NULL},
+		{"lsn before a gap", 1, "1.3 1.5", TARGET_LSN, "0/3000200", NULL, 4 * SEG, NULL},
+		{"lsn behind a gap", 1, "1.3 1.5", TARGET_LSN, "0/5000200", "can't be reached", 0, NULL},
+		{"lsn before consistency", 1, "1.3 1.4", TARGET_LSN, "0/3000050", "can't be reached", 0, NULL},
+		{"immediate needs no more", 1, "1.3 1.5", TARGET_IMMEDIATE, NULL, NULL, 4 * SEG, NULL},
+		{"time before the backup's end", 1, "1.3", TARGET_TIME, "1970-01-01 00:00:01Z", "can't be reached", 0, NULL},
+		{"across timelines", 3, "1.3 1.4 2.5 2.6 2.7 3.8", TARGET_END, NULL, NULL, 9 * SEG, NULL},
+		{"the old timeline went on", 3, "1.3 1.4 1.5 1.6 2.5 2.6 2.7 3.8", TARGET_END, NULL, NULL, 9 * SEG, NULL},
+		{"the switch segment is missing", 3, "1.3 1.4 1.5 2.6 2.7 3.8", TARGET_END, NULL, "000000020000000000000005", 0, NULL},
+		{"notes of what is there", 1, "1.3 1.4", TARGET_END, NULL, NULL, 5 * SEG, "1.3 1.4"},
+		{"the newest is missing", 1, "1.3 1.4", TARGET_END, NULL, "000000010000000000000005", 0, "1.3 1.5"},
+		{"the newest two are missing", 1, "1.3 1.4", TARGET_TIME, "1970-01-01 00:00:09Z", "000000010000000000000005", 0, "1.6"},
+		{"lsn before the missing end", 1, "1.3 1.4", TARGET_LSN, "0/4000200", NULL, 5 * SEG, "1.5"},
+		{"noted on a timeline that was left", 3, "1.3 1.4 2.5 2.6 2.7 3.8", TARGET_END, NULL, NULL, 9 * SEG, "1.6 2.9"},
+		{"the target timeline has nothing", 3, "1.3 1.4 2.5 2.6 2.7", TARGET_END, NULL, "000000030000000000000008", 0, NULL},
 	};
 
 	for (int i = 0; i < (int) lengthof(cases); i++)
 	{
 		BackupInfo	b = {.id = "20260131T120000Z-full-0a1b2c", .system_identifier = "7", .wal_segment_size = SEG,
 		.timeline = 1, .start_lsn = 0x3000028, .stop_lsn = 0x3000100, .stopped_at = 5000000};
-		char		names[16][25];
-		char	   *files[16];
-		WalSet		wal = {files, 0};
+		char		names[2][16][40];
+		char	   *files[2][16];
+		WalSet		wal = {files[0], 0, files[1], 0};
 		Target		t = {0};
 		History		h;
 		Plan		plan;
 		DrError		err = {0};
 		bool		ok;
 
-		for (const char *p = cases[i].wal; *p != '\0'; p += 3 + (p[3] == ' '))
-		{
-			wal_segment_name(names[wal.n], p[0] - '0', p[2] - '0', SEG);
-			files[wal.n] = names[wal.n];
-			wal.n++;
-		}
+		wal.n = segment_list(cases[i].wal, names[0], files[0], "");
+		wal.n_noted = segment_list(cases[i].noted ? cases[i].noted : "", names[1], files[1], ".frontier");
 		if (cases[i].timelines == 1)
 			history_single(&h, 1);
 		else

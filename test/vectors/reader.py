@@ -29,8 +29,8 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
 CHUNK, TAG = 16384, 16
 FRAME_MAX, PACK_MAX = 1 << 20, 64 << 20
-PACK, MANIFEST, SEGMENT, HISTORY, PARTIAL, BACKUP_HISTORY, LINEAGE = range(1, 8)
-CODEC = {PACK: 0, LINEAGE: 0, MANIFEST: 1, SEGMENT: 1, HISTORY: 1, PARTIAL: 1, BACKUP_HISTORY: 1}
+PACK, MANIFEST, SEGMENT, HISTORY, PARTIAL, BACKUP_HISTORY, LINEAGE, FRONTIER = range(1, 9)
+CODEC = {PACK: 0, LINEAGE: 0, FRONTIER: 0, MANIFEST: 1, SEGMENT: 1, HISTORY: 1, PARTIAL: 1, BACKUP_HISTORY: 1}
 
 crc32c = mkPredefinedCrcFun('crc-32c')
 
@@ -58,6 +58,7 @@ NAMES = [(re.compile(pattern + r'\Z', re.A), kind) for pattern, kind in (
     (rf'\d+/backup/{ID}/pack-\d{{8}}', PACK),
     (rf'\d+/backup/{ID}/manifest', MANIFEST),
     (r'\d+/wal/([0-9A-F]{8})/\1[0-9A-F]{16}', SEGMENT),
+    (r'\d+/wal/([0-9A-F]{8})/\1[0-9A-F]{16}\.frontier', FRONTIER),
     (r'\d+/wal/([0-9A-F]{8})/\1[0-9A-F]{16}\.partial', PARTIAL),
     (r'\d+/wal/([0-9A-F]{8})/\1[0-9A-F]{16}\.[0-9A-F]{8}\.backup', BACKUP_HISTORY),
     (r'\d+/wal/([0-9A-F]{8})/\1\.history', HISTORY))]
@@ -302,7 +303,8 @@ class Manifest:
         """The segments that must be there: from start to stop, and on to the frontier (§6)."""
         size, timeline = self.begin['wal_segment_size'], self.begin['timeline']
         directory = f'{self.begin["system_identifier"]}/wal/{timeline:08X}'
-        present = [name[-16:] for name in names if name.startswith(directory) and kind_of(name) == SEGMENT]
+        present = [name.split('/')[-1][8:24] for name in names
+                   if name.startswith(directory) and kind_of(name) in (SEGMENT, FRONTIER)]
         lsns = [self.begin['start_lsn']] + [self.end['stop_lsn']] * (timeline == self.end['stop_timeline'])
         at = [int(high, 16) << 32 | int(low, 16) for high, low in (lsn.split('/') for lsn in lsns)]
         last = [at[-1] - 1] + [(int(max(present)[:8], 16) << 32) + int(max(present)[8:], 16) * size] * bool(present)

@@ -200,14 +200,24 @@ sub wait_archived
 	return $segment;
 }
 
+# kill -9 of the postmaster; returns when every process of the server is gone.  A machine that
+# went down leaves no zombie either, which would look like a running server to the next one.
+sub machine_dies
+{
+	my ($self) = @_;
+	my @family = $self->{_pid} ? ($self->{_pid}, descendants($self->{_pid})) : ();
+	$self->kill9;
+	wait_until('the server is gone', sub { !grep { !process_gone($_) } @family });
+	unlink $self->data_dir . '/postmaster.pid', $self->host . '/.s.PGSQL.' . $self->port . '.lock';
+	return;
+}
+
 # Every process of the server is gone, then every file of it.
 sub destroy
 {
 	my ($self, @directories) = @_;
-	my @family = $self->{_pid} ? ($self->{_pid}, descendants($self->{_pid})) : ();
 	$self->system_identifier if $self->{_pid};
-	$self->kill9;
-	wait_until('the server is gone', sub { !grep { !process_gone($_) } @family });
+	$self->machine_dies;
 	File::Path::rmtree([ $self->data_dir, @directories ]);
 	return;
 }
