@@ -332,7 +332,8 @@ sub objects
 			$File::Find::prune = 1 if m{/\.tmp$};
 			push @names, substr($_, 1 + length $self->{repository}) if -f;
 		} }, $self->{repository});
-	return sort grep { !$pattern || $_ =~ $pattern } @names;
+	my @found = sort grep { !$pattern || $_ =~ $pattern } @names;
+	return @found;
 }
 
 # --------------------------------------------------- children, steps, deaths
