@@ -102,7 +102,7 @@ CREATE TABLE dr.corrupt_page (
 COMMENT ON TABLE dr.corrupt_page IS 'pages that were corrupt when a backup read them';
 COMMENT ON COLUMN dr.corrupt_page.backup IS 'backup that found it';
 COMMENT ON COLUMN dr.corrupt_page.path IS 'file, relative to the data directory';
-COMMENT ON COLUMN dr.corrupt_page.block IS 'block within the file';
+COMMENT ON COLUMN dr.corrupt_page.block IS 'block of the relation, counted across its files';
 COMMENT ON COLUMN dr.corrupt_page.expected IS 'checksum of the page''s content';
 COMMENT ON COLUMN dr.corrupt_page.found IS 'checksum in the page''s header';
 COMMENT ON COLUMN dr.corrupt_page.lsn IS 'LSN in the page''s header';

@@ -94,9 +94,12 @@ listing_free(Listing *l)
 
 /* ---- creation ---- */
 
-/* R1: nothing but perhaps repository.json may be there. */
+/*
+ * R1: nothing may be there but repository.json and, when that is known, a
+ * directory for the keyring that another writer is about to store.
+ */
 static bool
-require_empty(Repository *repo, DrError *err)
+require_empty(Repository *repo, bool identified, DrError *err)
 {
 	Listing		l;
 	bool		empty = true;
@@ -105,7 +108,8 @@ require_empty(Repository *repo, DrError *err)
 	if (!repository_list(repo, "", false, &l, err))
 		return false;
 	for (size_t i = 0; i < l.n; i++)
-		if (strcmp(l.names[i], REPOSITORY_OBJECT) != 0)
+		if (strcmp(l.names[i], REPOSITORY_OBJECT) != 0 &&
+			!(identified && strcmp(l.names[i], "keys/") == 0))
 		{
 			empty = false;
 			stranger = stranger ? stranger : l.names[i];
@@ -113,7 +117,7 @@ require_empty(Repository *repo, DrError *err)
 	if (!empty)
 	{
 		dr_error(err, DR_DAMAGED, "repository \"%s\" has no %s, but is not empty",
-				 repo->store->url, repo->id[0] || repo->id[1] ? "keyring below \"keys/\"" : "\"" REPOSITORY_OBJECT "\"");
+				 repo->store->url, identified ? "keyring below \"keys/\"" : "\"" REPOSITORY_OBJECT "\"");
 		dr_detail(err, "It holds \"%s\".", stranger);
 		dr_hint(err, "Bring the missing object back from a copy, or choose an empty directory.");
 	}
@@ -147,14 +151,16 @@ static bool
 open_identity(Repository *repo, bool create, DrError *err)
 {
 	StoreResult r = read_identity(repo, err);
+	DrError		ignored;
 
 	if (r == STORE_ABSENT && create)
 	{
 		uint8		id[16];
 		char		text[REPOSITORY_TEXT_MAX];
 
-		if (!require_empty(repo, err))
-			return false;
+		/* Not empty, because another writer has just created it? */
+		if (!require_empty(repo, false, err))
+			return read_identity(repo, &ignored) == STORE_OK;
 		random_bytes(id, sizeof(id));
 		repository_text(id, time_now() / 1000000, text);
 		if (!put_unless_taken(repo, REPOSITORY_OBJECT, text, strlen(text), err))
@@ -188,6 +194,23 @@ newest_keyring(Repository *repo, ObjectName name, DrError *err)
 	return true;
 }
 
+/* The first one: ours, or that of another writer at the same moment. */
+static bool
+create_keyring(Repository *repo, ObjectName name, DrError *err)
+{
+	Bytes		data = {0};
+	DrError		ignored;
+	bool		ok;
+
+	if (!require_empty(repo, true, err))
+		return newest_keyring(repo, name, &ignored) && name[0] != '\0';
+	name_keyring(name, 1);
+	ok = keyring_create(repo->id, &repo->recipient, 1, &data, err) &&
+		put_unless_taken(repo, name, data.data, data.len, err);
+	bytes_free(&data);
+	return ok;
+}
+
 static bool
 open_keyring(Repository *repo, bool create, DrError *err)
 {
@@ -195,19 +218,9 @@ open_keyring(Repository *repo, bool create, DrError *err)
 	Bytes		data = {0};
 	bool		ok;
 
-	if (!newest_keyring(repo, name, err))
+	if (!newest_keyring(repo, name, err) ||
+		(name[0] == '\0' && create && !create_keyring(repo, name, err)))
 		return false;
-	if (name[0] == '\0' && create)
-	{
-		if (!require_empty(repo, err))
-			return false;
-		name_keyring(name, 1);
-		ok = keyring_create(repo->id, &repo->recipient, 1, &data, err) &&
-			put_unless_taken(repo, name, data.data, data.len, err);
-		bytes_free(&data);
-		if (!ok)
-			return false;
-	}
 	if (name[0] == '\0')
 	{
 		dr_error(err, DR_DAMAGED, "repository \"%s\" has no keyring: nothing exists below \"keys/\"",

@@ -206,7 +206,7 @@ list_main(int argc, char **argv)
 		if (c == OPT_JSON && out == NULL)
 			out = json_array();
 		else if (!access_option(&a, c, optarg))
-			return usage_error("list", "unknown option");
+			return usage_error("list", "option \"%s\" is unknown or lacks its value", argv[optind - 1]);
 	}
 	if ((missing = access_missing(&a)) != NULL)
 		return usage_error("list", "%s", missing);

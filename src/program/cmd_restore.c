@@ -505,7 +505,7 @@ restore_main(int argc, char **argv)
 	while ((c = getopt_long(argc, argv, "", options, NULL)) != -1)
 	{
 		if (c == '?')
-			return usage_error("restore", "unknown option, or a value is missing");
+			return usage_error("restore", "option \"%s\" is unknown or lacks its value", argv[optind - 1]);
 		if (!set_option(&o, c, optarg, &err))
 		{
 			report_error(&err);

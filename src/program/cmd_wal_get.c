@@ -113,7 +113,7 @@ wal_get_main(int argc, char **argv)
 	opterr = 0;					/* we say it ourselves */
 	while ((c = getopt_long(argc, argv, "", options, NULL)) != -1)
 		if (!access_option(&a, c, optarg))
-			return usage_error("wal-get", "unknown option"), EXIT_ABORT;
+			return usage_error("wal-get", "option \"%s\" is unknown or lacks its value", argv[optind - 1]), EXIT_ABORT;
 	if ((missing = access_missing(&a)) != NULL)
 		return usage_error("wal-get", "%s", missing), EXIT_ABORT;
 	if (a.system_identifier == NULL || argc - optind != 2)

@@ -87,7 +87,6 @@ pass('the original archives as before');
 $copy->safe_psql('postgres', 'SELECT dr_adopt()');
 wait_until('the copy archives', sub { -e $node->object_path($node->wal_object($foreign)) });
 ok(-e $node->object_path($node->wal_object('00000002.history')), 'its timeline history is archived');
-is(scalar($node->objects(qr{/wal/00000001/[0-9A-F]{24}\.partial$})), 1, 'the last segment of the old timeline, as .partial');
 $offset = -s $node->logfile;
 my $lost = $node->safe_psql('postgres', q{SELECT pg_create_restore_point('a'); SELECT pg_walfile_name(pg_switch_wal())}) =~ s/.*\n//sr;
 $node->wait_for_log(qr/lineage|adopt/, $offset);
@@ -104,8 +103,23 @@ kill 'TERM', $copy->archiver;
 $copy->wait_archived;
 pass('a new archiver goes on');
 
+# --- failover: what the lost primary had begun is archived by the standby, as .partial
+$copy->backup('base');
+my $standby = PgDr::Test->new('standby');
+@$standby{qw(repository key_file)} = @$node{qw(repository key_file)};
+$standby->init_from_backup($copy, 'base', has_streaming => 1);
+$standby->start;
+$copy->safe_psql('postgres', 'CREATE TABLE begun AS SELECT 1 AS a');
+$copy->wait_for_catchup($standby);
+$copy->machine_dies;
+$standby->promote;
+$standby->safe_psql('postgres', 'SELECT dr_adopt()');
+$standby->wait_archived;
+ok(-e $node->object_path($node->wal_object('00000003.history')), 'the standby archives its history');
+is(scalar($node->objects(qr{/wal/00000002/[0-9A-F]{24}\.partial$})), 1, 'and the last segment of the old timeline, as .partial');
+
 $exit = (reader('verify', '--repository', $node->{repository}, '--key-file', $node->{key_file}))[0];
 is($exit, 0, 'the independent reader finds no problem');
-$copy->stop;
+$standby->stop;
 $node->stop('immediate');
 done_testing();

@@ -1,0 +1,105 @@
+# A repository that is full, read-only or away, and a server that is not set up: clear errors,
+# nothing lost, nothing listed that is not whole, and all is well when the cause is gone.
+use strict;
+use warnings;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use PgDr::Test qw(wait_until);
+use Test::More;
+
+my $node = PgDr::Test->create('main', wal_segsize => 1);
+$node->safe_psql('postgres', 'CREATE TABLE t AS SELECT g, gen_random_uuid() FROM generate_series(1, 50000) g');
+$node->full_backup;
+
+# --- read-only
+chmod 0500, "$node->{repository}/" . $node->system_identifier . '/backup' or die $!;
+chmod 0500, "$node->{repository}/" . $node->system_identifier . '/wal/00000001' or die $!;
+refused('a read-only repository', qr/Permission denied/, qr/must own/);
+archiving_fails('a read-only repository');
+chmod 0700, "$node->{repository}/" . $node->system_identifier . '/backup' or die $!;
+chmod 0700, "$node->{repository}/" . $node->system_identifier . '/wal/00000001' or die $!;
+$node->wait_archived;
+
+# --- full.  test/run mounts a file system of 48 MB for this, or says that it can't.
+SKIP:
+{
+	my $small = $ENV{PGDR_SMALL_FS} or skip 'NOT TESTED: a full file system (could not be mounted)', 1;
+	my $home = $node->{repository};
+	move_repository("$small/repository");
+	my $whole = $node->full_backup;
+	open my $filler, '>', "$small/filler" or die $!;
+	1 while syswrite $filler, "\0" x 4096;
+	close $filler;
+	refused('a full repository', qr/No space left/, qr/Make room/);
+	archiving_fails('a full repository');
+	my @partial = grep { !/\Q$whole\E/ } $node->objects(qr{/backup/});
+	is_deeply(\@partial, [], 'a failed backup leaves no packs that would need the room');
+	unlink "$small/filler";
+	$node->wait_archived;
+	pass('archiving catches up when there is room');
+	is_deeply([ $node->listed ], [ $whole, $node->full_backup ], 'and backups are made again');
+	$node->stop;
+	move_repository($home);
+}
+
+# --- the server is not set up
+for my $case (
+	[ 'wal_level = minimal', "wal_level = minimal\nmax_wal_senders = 0\narchive_mode = off\n", qr/wal_level|archive_mode/, 'wal_level' ],
+	[ 'archive_mode = off', "archive_mode = off\n", qr/archive_mode/, 'archive_mode' ],
+	[ 'not preloaded', "shared_preload_libraries = ''\n", qr/shared_preload_libraries/, 'preload' ])
+{
+	my ($what, $settings, $message, $line) = @$case;
+	my $conf = slurp_file($node->data_dir . '/postgresql.conf');
+	$node->append_conf('postgresql.conf', $settings);
+	$node->restart;
+	refused($what, $message, qr/./);
+	my ($exit, $out, $err) = $node->psql('postgres', "SELECT status, hint IS NOT NULL FROM dr_check() WHERE name = '$line'");
+	is($out, 'critical|t', "$what: dr_check says so, and what to do");
+	unlink $node->data_dir . '/postgresql.conf';
+	$node->append_conf('postgresql.conf', $conf);
+	$node->restart;
+}
+my $sum = $node->checksums;
+$node->full_backup;
+$node->wait_archived;
+$node->destroy;
+is($node->restored('copy')->checksums, $sum, 'after all of that the last backup restores');
+
+sub refused
+{
+	my ($what, $message, $hint) = @_;
+	my @before = $node->listed;
+	my ($exit, undef, $err) = $node->psql('postgres', q{SELECT dr_backup('full')});
+	isnt($exit, 0, "$what: dr_backup fails");
+	like($err, $message, "$what: and says why");
+	like($err, qr/HINT: .*$hint/, "$what: and what to do");
+	is_deeply([ $node->listed ], \@before, "$what: what was there is there");
+	is($node->safe_psql('postgres', "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'pg_dr backup'"), 0, "$what: no worker is left");
+	return;
+}
+
+# The segment waits in pg_wal and is counted as a failure.
+sub archiving_fails
+{
+	my ($what) = @_;
+	my $failed = $node->safe_psql('postgres', 'SELECT failed_count FROM pg_stat_archiver');
+	my $segment = $node->safe_psql('postgres', q{
+		SELECT pg_create_restore_point('x') IS NULL; SELECT pg_walfile_name(pg_switch_wal())}) =~ s/.*\n//sr;
+	$node->poll_query_until('postgres', "SELECT failed_count > $failed FROM pg_stat_archiver");
+	ok(-e $node->data_dir . "/pg_wal/archive_status/$segment.ready", "$what: the segment waits in pg_wal");
+	ok(!-e $node->object_path($node->wal_object($segment)), "$what: and is not in the repository");
+	is($node->safe_psql('postgres', q{SELECT status FROM dr_status WHERE concern = 'archiving'}), 'critical', "$what: dr_status says so");
+	return;
+}
+
+sub move_repository
+{
+	my ($to) = @_;
+	-d $to or mkdir $to or die "$to: $!";
+	$node->{repository} = $to;
+	$node->append_conf('postgresql.conf', "pg_dr.repositories = 'main=file://$to'");
+	$node->{_pid} ? $node->reload : $node->start;
+	return;
+}
+
+done_testing();
