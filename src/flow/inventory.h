@@ -49,7 +49,7 @@ typedef struct BackupList
 	size_t		n;
 } BackupList;
 
-/* In order of their ids, which is that of time. */
+/* In order of their ids, which is that of time but for those of one second. */
 extern bool inventory_backups(Repository *repo, const char *sysid, BackupList *out, DrError *err);
 extern void backup_list_free(BackupList *list);
 

@@ -153,13 +153,21 @@ warn_of_incomplete(const Situation *s)
 	}
 }
 
+/* The one with the least WAL to replay; ids tell no order within a second. */
 static const BackupEntry *
 newest_suitable(const Situation *s, const Target *t)
 {
-	for (size_t i = s->backups.n; i-- > 0;)
-		if (s->backups.v[i].sound && plan_backup_suits(&s->backups.v[i].info, &s->history, t))
-			return &s->backups.v[i];
-	return NULL;
+	const BackupEntry *newest = NULL;
+
+	for (size_t i = 0; i < s->backups.n; i++)
+	{
+		const BackupEntry *e = &s->backups.v[i];
+
+		if (e->sound && plan_backup_suits(&e->info, &s->history, t) &&
+			(newest == NULL || e->info.stop_lsn >= newest->info.stop_lsn))
+			newest = e;
+	}
+	return newest;
 }
 
 static bool

@@ -104,6 +104,7 @@ $copy->wait_archived;
 pass('a new archiver goes on');
 
 # --- failover: what the lost primary had begun is archived by the standby, as .partial
+$copy->safe_psql('postgres', 'ALTER SYSTEM RESET ALL');	# its own recovery's settings
 $copy->backup('base');
 my $standby = PgDr::Test->new('standby');
 @$standby{qw(repository key_file)} = @$node{qw(repository key_file)};
