@@ -57,6 +57,9 @@ typedef struct Bytes
 } Bytes;
 
 /* Room for "more" bytes behind len; exits when memory is exhausted. */
+/* Page-aligned, for direct I/O; exits when there is no memory, as pg_malloc does. */
+extern void *aligned_malloc(size_t n);
+
 extern void bytes_reserve(Bytes *b, size_t more);
 extern void bytes_append(Bytes *b, const void *data, size_t n);
 extern void bytes_append_u16(Bytes *b, uint16 v);
@@ -72,6 +75,9 @@ extern bool hex_decode(const char *in, uint8 *out, size_t n);
 
 /* CRC-32C, by the processor's instruction where there is one. */
 extern uint32 crc32c(const void *data, size_t n);
+
+/* The CRC of what had the CRC "before", with data behind it. */
+extern uint32 crc32c_append(uint32 before, const void *data, size_t n);
 
 /* The CRC-32C of a || b from theirs and b's length. */
 extern uint32 crc32c_combine(uint32 crc_a, uint32 crc_b, uint64 len_b);

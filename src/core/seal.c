@@ -304,7 +304,7 @@ seal_buffer_init(SealBuffer *b, size_t capacity)
 {
 	memset(b, 0, sizeof(*b));
 	b->capacity = capacity;
-	b->data = pg_malloc(SEAL_HEADER + sealed_size(capacity));
+	b->data = aligned_malloc(SEAL_HEADER + sealed_size(capacity));
 }
 
 void
@@ -353,9 +353,8 @@ content_crc(const SealBuffer *b)
 	for (size_t done = 0; done < b->length; chunk += SEALED_CHUNK)
 	{
 		size_t		n = Min(SEAL_CHUNK, b->length - done);
-		uint32		part = crc32c(chunk, n);
 
-		crc = done == 0 ? part : crc32c_combine(crc, part, n);
+		crc = crc32c_append(crc, chunk, n);
 		done += n;
 	}
 	return crc;

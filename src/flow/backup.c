@@ -301,6 +301,22 @@ wait_for_wal(Backup *b, const char *file, DrError *err)
 	return r == STORE_OK;
 }
 
+/*
+ * The history of our timeline may have been archived before there was this
+ * repository; then nobody but we brings it there.
+ */
+static bool
+offer_history(Backup *b, const char *file, DrError *err)
+{
+	char	   *path = psprintf("%s/pg_wal/%s", b->info.data_directory, file);
+	WalStored	stored;
+	bool		ok = access(path, F_OK) != 0 ||
+		wal_archive(b->repo, b->info.system_identifier, file, path, b->level, &stored, err);
+
+	pfree(path);
+	return ok;
+}
+
 static bool
 wait_for_all_wal(Backup *b, DrError *err)
 {
@@ -312,7 +328,7 @@ wait_for_all_wal(Backup *b, DrError *err)
 	if (b->info.timeline > 1)
 	{
 		TLHistoryFileName(file, b->info.timeline);
-		if (!wait_for_wal(b, file, err))
+		if (!offer_history(b, file, err) || !wait_for_wal(b, file, err))
 			return false;
 	}
 	for (uint64 segno = b->info.start_lsn / size; segno <= last; segno++)

@@ -130,7 +130,7 @@ opener(void *arg)
 	Fetch	   *f = arg;
 	PackJob    *job;
 	Codec		codec;
-	uint8	   *raw = pg_malloc(FRAME_MAX);
+	uint8	   *raw = aligned_malloc(FRAME_MAX);
 	bool		ok = true;
 	DrError		err;
 

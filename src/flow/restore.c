@@ -17,6 +17,7 @@
 #include "core/control.h"
 #include "core/step.h"
 #include "flow/fetch.h"
+#include "store/direct.h"
 
 /* A file of which frames are still on their way. */
 typedef struct TargetFile
@@ -58,27 +59,6 @@ write_error(DrError *err, const char *path)
 	if (code == ENOSPC || code == EDQUOT)
 		dr_hint(err, "Make room, remove what was restored so far, and run the restore again.");
 	return false;
-}
-
-static bool
-pwrite_all(int fd, const char *data, size_t n, off_t at)
-{
-	while (n > 0)
-	{
-		ssize_t		w = pwrite(fd, data, n, at);
-
-		if (w < 0 && errno == EINTR)
-			continue;
-		if (w <= 0)
-		{
-			errno = w == 0 ? ENOSPC : errno;
-			return false;
-		}
-		data += w;
-		at += w;
-		n -= w;
-	}
-	return true;
 }
 
 /* The last frame is in: permissions and time. */
@@ -131,12 +111,10 @@ write_frame(void *arg, const FetchFrame *frame, const void *raw, DrError *err)
 		target_free(file);
 		return true;
 	}
-	fd = open(file->path, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
-	ok = fd >= 0 && pwrite_all(fd, raw, n, frame->at);
+	fd = direct_open(AT_FDCWD, file->path, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600, n);
+	ok = fd >= 0 && direct_write(fd, raw, n, frame->at);
 	if (ok)
 	{
-		/* Let the disk begin now: the sync at the end waits for less. */
-		sync_file_range(fd, frame->at, n, SYNC_FILE_RANGE_WRITE);
 		last = atomic_fetch_sub(&file->frames_left, 1) == 1;
 		ok = !last || finish_file(fd, file);
 	}
@@ -378,7 +356,7 @@ restore_write_file(Restore *r, const char *path, const void *data, size_t n, DrE
 	bool		ok = make_parents(r->pgdata, full, err);
 	int			fd = ok ? open(full, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600) : -1;
 
-	if (ok && (fd < 0 || !pwrite_all(fd, data, n, 0)))
+	if (ok && (fd < 0 || !direct_write(fd, data, n, 0)))
 		ok = write_error(err, full);
 	if (fd >= 0 && close(fd) != 0 && ok)
 		ok = write_error(err, full);
@@ -399,7 +377,7 @@ restore_control(Restore *r, Bytes *control, DrError *err)
 	if (!control_invalidate_checkpoint(control->data, control->len))	/* X3 */
 		return dr_error(err, DR_DAMAGED, "pg_control in backup %s fails its checksum", r->manifest.info.id);
 	fd = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
-	ok = fd >= 0 && pwrite_all(fd, (char *) control->data, control->len, 0) && fsync(fd) == 0;
+	ok = fd >= 0 && direct_write(fd, control->data, control->len, 0) && fsync(fd) == 0;
 	if (fd >= 0)
 		ok = close(fd) == 0 && ok;
 	ok = ok && rename(temporary, full) == 0;

@@ -350,12 +350,7 @@ upload_worker(void *arg)
 	bool		ok = true;
 
 	codec_init(&w.codec, w.u->o.level);
-	if (posix_memalign((void **) &w.raw, 4096, FRAME_MAX) != 0)
-	{
-		dr_error(&err, DR_INTERNAL, "out of memory");
-		upload_fail(w.u, &err);
-		return NULL;
-	}
+	w.raw = aligned_malloc(FRAME_MAX);
 	w.compressed = pg_malloc(FRAME_BOUND);
 	while (ok && (r = queue_pop(&w.u->ranges)) != NULL)
 	{

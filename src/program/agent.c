@@ -172,7 +172,7 @@ handle_line(Agent *a, const char *line, size_t n)
 }
 
 /* The module is gone, or wants us to go: all that may still be done is one small object. */
-static void pg_attribute_noreturn()
+static void
 leave(Agent *a)
 {
 	if (a->opened)

@@ -20,6 +20,7 @@
 
 #include "core/seal.h"
 #include "core/step.h"
+#include "store/direct.h"
 
 #define TEMPORARY_DIR		".tmp"
 #define TEMPORARY_AGE		3600	/* seconds that a writer has to take its lock */
@@ -174,39 +175,17 @@ make_parents(FileStore *fs, const char *name)
 	return true;
 }
 
-static bool
-write_all(int fd, const uint8 *data, size_t n)
-{
-	while (n > 0)
-	{
-		ssize_t		w = write(fd, data, n);
-
-		if (w < 0 && errno == EINTR)
-			continue;
-		if (w < 0)
-			return false;
-		if (w == 0)
-		{
-			errno = ENOSPC;
-			return false;
-		}
-		data += w;
-		n -= w;
-	}
-	return true;
-}
-
 /* A locked, synced temporary with the object's bytes; its descriptor, or -1. */
 static int
 write_temporary(FileStore *fs, const char *temporary, const void *data, size_t n)
 {
-	int			fd = openat(fs->rootfd, temporary,
-							O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+	int			fd = direct_open(fs->rootfd, temporary,
+								 O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600, n);
 	int			code;
 
 	if (fd < 0)
 		return -1;
-	if (flock(fd, LOCK_EX | LOCK_NB) == 0 && write_all(fd, data, n) && fsync(fd) == 0)
+	if (flock(fd, LOCK_EX | LOCK_NB) == 0 && direct_write(fd, data, n, 0) && fsync(fd) == 0)
 		return fd;
 	code = errno;
 	unlinkat(fs->rootfd, temporary, 0);

@@ -119,6 +119,21 @@ $standby->wait_archived;
 ok(-e $node->object_path($node->wal_object('00000003.history')), 'the standby archives its history');
 is(scalar($node->objects(qr{/wal/00000002/[0-9A-F]{24}\.partial$})), 1, 'and the last segment of the old timeline, as .partial');
 
+# --- an empty repository for a cluster of a later timeline: its history was archived long ago, elsewhere
+my $sums = $standby->checksums;
+my ($old, $second) = ($node->{repository}, $standby->basedir . '/second');
+mkdir $second or die $!;
+$standby->{repository} = $second;
+$standby->append_conf('postgresql.conf', "pg_dr.repositories = 'main=file://$second'");
+$standby->reload;
+$standby->safe_psql('postgres', 'SELECT pg_sleep(0.5)');
+$standby->full_backup;
+$standby->wait_archived;
+ok(-e $standby->object_path($standby->wal_object('00000003.history')), 'the backup brings its timeline history');
+my $elsewhere = $standby->restored('elsewhere');
+is($elsewhere->checksums, $sums, 'and restores');
+$elsewhere->stop;
+
 $exit = (reader('verify', '--repository', $node->{repository}, '--key-file', $node->{key_file}))[0];
 is($exit, 0, 'the independent reader finds no problem');
 $standby->stop;

@@ -103,7 +103,7 @@ test_times(void **state)
 static void
 test_crc(void **state)
 {
-	uint8		data[100000];
+	pg_attribute_aligned(8) uint8 data[100000];
 
 	assert_int_equal(crc32c("123456789", 9), 0xE3069283);
 	for (size_t i = 0; i < sizeof(data); i++)
