@@ -140,7 +140,7 @@ opener(void *arg)
 		ok = open_pack(f, &codec, job, raw, &err);
 		if (!ok)
 			fail(f, &err);
-		queue_push(&f->free_buffers, job->object);
+		queue_give_back(&f->free_buffers, job->object);
 		job_free(job);
 	}
 	codec_free(&codec);

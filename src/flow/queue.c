@@ -42,6 +42,18 @@ queue_push(Queue *q, void *item)
 	return ok;
 }
 
+void
+queue_give_back(Queue *q, void *item)
+{
+	pthread_mutex_lock(&q->lock);
+	Assert(q->n < q->cap);
+	q->head = (q->head + q->cap - 1) % q->cap;
+	q->items[q->head] = item;
+	q->n++;
+	pthread_cond_broadcast(&q->changed);
+	pthread_mutex_unlock(&q->lock);
+}
+
 void *
 queue_pop(Queue *q)
 {

@@ -29,6 +29,9 @@ extern void queue_destroy(Queue *q);
 /* Waits for room.  False: the queue was aborted and the item stays the caller's. */
 extern bool queue_push(Queue *q, void *item);
 
+/* Never waits; the item is the next to be popped: a used buffer is still in the processor's cache. */
+extern void queue_give_back(Queue *q, void *item);
+
 /* Waits for an item.  NULL: closed and empty, or aborted. */
 extern void *queue_pop(Queue *q);
 

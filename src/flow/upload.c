@@ -99,7 +99,7 @@ uploader(void *arg)
 		}
 		pack->number = pack->frames = 0;
 		seal_buffer_reset(&pack->buffer);
-		queue_push(&u->free_packs, pack);
+		queue_give_back(&u->free_packs, pack);
 	}
 	return NULL;
 }
