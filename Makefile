@@ -16,7 +16,7 @@ PGXS := $(shell $(PG_CONFIG) --pgxs)
 override with_llvm = no
 include $(PGXS)
 
-$(OBJS): $(wildcard src/*.h src/server/*.h)
+$(OBJS): pg_dr.control $(wildcard src/*.h src/server/*.h)
 
 PROGRAM_MAKE = $(MAKE) -C src/program PG_CONFIG='$(PG_CONFIG)' EXTVERSION='$(EXTVERSION)'
 

@@ -3,6 +3,9 @@
 -- complain if script is sourced in psql, rather than via CREATE EXTENSION
 \echo Use "CREATE EXTENSION pg_dr" to load this file. \quit
 
+-- Every object below is qualified; nobody's operators or functions but the server's get into a view.
+SET LOCAL search_path TO pg_catalog, pg_temp;
+
 --
 -- The catalogue: an index of the repository.  It belongs to this cluster and can be
 -- rebuilt by dr_sync(), so its rows are not dumped by pg_dump (no
@@ -176,6 +179,7 @@ CREATE VIEW @extschema@.dr_backups AS
 		finished_at - started_at AS duration, timeline, start_lsn, stop_lsn, files, bytes, bytes_stored,
 		corrupt_pages, error
 	FROM dr.backup
+	WHERE system_identifier = (SELECT c.system_identifier::text FROM pg_control_system() AS c)
 	ORDER BY started_at, id;
 COMMENT ON VIEW @extschema@.dr_backups IS 'the backups of this cluster, oldest first';
 
@@ -212,6 +216,7 @@ CREATE VIEW @extschema@.dr_status AS
 	FROM (SELECT 1) AS one
 		LEFT JOIN (SELECT id, status, finished_at FROM dr.backup
 				   WHERE status IN ('completed', 'completed with corruption')
+					   AND system_identifier = (SELECT c.system_identifier::text FROM pg_control_system() AS c)
 				   ORDER BY finished_at DESC LIMIT 1) AS b ON true
 	UNION ALL
 	SELECT concern, status, detail, hint FROM dr.state();

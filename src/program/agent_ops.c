@@ -272,11 +272,9 @@ sync_backups(Agent *a, DrError *err)
 static bool
 emit_wal(void *arg, const char *name, uint64 size, DrError *err)
 {
-	const char *after = arg;
-
 	ObjectKind	kind = object_kind(name);
 
-	if (kind != KIND_UNKNOWN && kind != KIND_FRONTIER && (after == NULL || strcmp(name, after) > 0))
+	if (kind != KIND_UNKNOWN && kind != KIND_FRONTIER)
 		agent_emit(json_pack("{s:s, s:s, s:I}", "event", "wal", "name", name, "size", (json_int_t) size));
 	return true;
 }
@@ -284,10 +282,9 @@ emit_wal(void *arg, const char *name, uint64 size, DrError *err)
 bool
 agent_sync(Agent *a, json_t *request, DrError *err)
 {
-	const char *after = json_string_value(json_object_get(request, "wal_after"));
 	char	   *prefix = psprintf("%s/wal/", a->system_identifier);
 	bool		ok = sync_backups(a, err) &&
-		store_list(a->repo.store, prefix, true, emit_wal, unconstify(char *, after), err);
+		store_list(a->repo.store, prefix, true, emit_wal, NULL, err);
 
 	pfree(prefix);
 	if (ok)

@@ -70,7 +70,7 @@ archive_configured(void)
 	{
 		ereport(WARNING,
 				(errcode(ERRCODE_CONFIG_FILE_ERROR),
-				 errmsg("pg_dr can not archive WAL"),
+				 errmsg("pg_dr cannot archive WAL"),
 				 errdetail_internal("%s", detail)));
 		warned_at = GetCurrentTimestamp();
 	}
@@ -105,8 +105,8 @@ ensure_child(void)
 		strcmp(wanted.data, opened_with) == 0)
 		return;
 	stop_child();
-	archiver_child = dr_child_open(true);
 	opened_with = MemoryContextStrdup(TopMemoryContext, wanted.data);
+	archiver_child = dr_child_open(true);
 	opened_generation = generation;
 }
 
@@ -117,10 +117,13 @@ note_archived(const char *file, const DrEvent *done)
 {
 	DrSegment	segment = {0};
 	char	   *object = dr_event_text(done, "object", true);
+	char	   *expected = psprintf(UINT64_FORMAT "/wal/%.8s/%s", GetSystemIdentifier(), file, file);
 	char	   *name;
 	char	   *url;
 
-	if (strlen(object) > DR_WAL_OBJECT_MAX || strlen(file) > DR_WAL_NAME_MAX ||
+	/* An answer counts for the file that it is about. */
+	if (strcmp(object, expected) != 0 ||
+		strlen(object) > DR_WAL_OBJECT_MAX || strlen(file) > DR_WAL_NAME_MAX ||
 		!dr_event_sha256(done, "sha256", segment.sha256))
 		dr_protocol_error("Event \"done\" of op \"archive\" has a wrong value.");
 	segment.size = dr_event_int(done, "size");
@@ -141,6 +144,11 @@ archive_one(const char *file, const char *path)
 	StringInfoData request;
 	DrEvent		done;
 
+	if (RecoveryInProgress())
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("pg_dr does not archive from a standby"),
+				 errhint("Set archive_mode to \"on\" instead of \"always\"; the primary archives.")));
 	ensure_child();
 	initStringInfo(&request);
 	dr_request_begin(&request, "archive");
@@ -176,7 +184,7 @@ report_failure(const char *file)
 					  error->detail ? dr_redacted(error->detail) : NULL,
 					  error->hint ? dr_redacted(error->hint) : NULL);
 		dr_note_archive_failure(file, &report,
-								error->sqlerrcode == ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE ?
+								error->sqlerrcode == DR_ERRCODE_LINEAGE ?
 								DR_LINEAGE_FOREIGN : DR_LINEAGE_UNKNOWN);
 	}
 	ereport(WARNING,

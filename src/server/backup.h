@@ -32,6 +32,9 @@ extern void dr_backup_check_cancel(Backup *b);
 /* backup_run.c: from the request to the program's last word; stops the server's backup. */
 extern void dr_backup_run(Backup *b);
 
+/* The program's "done": the manifest is durable; what it says, and the outcome, into b->job. */
+extern void dr_backup_take_done(Backup *b, const DrEvent *event);
+
 /* config_files.c: files outside the data directory that make the configuration; in a DrWrite. */
 extern void dr_find_config_files(void *backup);
 

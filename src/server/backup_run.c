@@ -23,6 +23,7 @@
 #include "backup.h"
 #include "pg_dr.h"
 
+#define PAGES_IN_LOG		100
 #define BATCH_SIZE			500
 #define BATCH_AGE_MS		10000
 #define FLUSH_LSN_EVERY_MS	1000
@@ -103,7 +104,9 @@ on_progress(Conversation *c, const DrEvent *event)
 	job->files_done = dr_event_int(event, "files_done");
 	job->files_total = dr_event_int(event, "files_total");
 	job->bytes_stored = dr_event_int(event, "bytes_stored");
-	if (c->segment[0] != '\0')
+	if (strcmp(job->phase, "waiting for WAL") != 0)
+		c->segment[0] = '\0';
+	else if (c->segment[0] != '\0')
 		snprintf(job->phase, sizeof(job->phase), "waiting for WAL segment %s", c->segment);
 	dr_job_progress(c->b->slot, job);
 }
@@ -134,12 +137,19 @@ on_corrupt_page(Conversation *c, const DrEvent *event)
 
 	if (expected > PG_UINT16_MAX || found > PG_UINT16_MAX)
 		dr_protocol_error("A page's checksum is out of range.");
-	ereport(WARNING,
-			(errcode(ERRCODE_DATA_CORRUPTED),
-			 errmsg("page verification failed in file \"%s\", block " INT64_FORMAT, path,
-					dr_event_int(event, "block")),
-			 errdetail("The page's checksum is %d, its content's %d.", (int) found, (int) expected)));
-	if (++c->pages > PAGES_IN_CATALOGUE)
+	c->pages++;
+	if (c->pages <= PAGES_IN_LOG)
+		ereport(WARNING,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("page verification failed in file \"%s\", block " INT64_FORMAT, path,
+						dr_event_int(event, "block")),
+				 errdetail("The page's checksum is %d, its content's %d.", (int) found, (int) expected)));
+	else if (c->pages == PAGES_IN_LOG + 1)
+		ereport(WARNING,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("further corrupt pages of backup %s are not reported here", c->b->job.id),
+				 errhint("See table dr.corrupt_page.")));
+	if (c->pages > PAGES_IN_CATALOGUE)
 		return;
 	make_room(c);
 	p = &c->rows.pages[c->rows.n_pages];
@@ -193,6 +203,8 @@ on_copied(Conversation *c, const DrEvent *event)
 	MemoryContext caller;
 	StringInfoData line;
 
+	if (b->job.stop_lsn != InvalidXLogRecPtr || get_backup_status() != SESSION_BACKUP_RUNNING)
+		dr_protocol_error("The backup was copied twice.");
 	dr_backup_hold(b, "module.copied");
 	caller = MemoryContextSwitchTo(b->context);
 	dr_server_backup_stop(&b->server);
@@ -212,10 +224,10 @@ on_copied(Conversation *c, const DrEvent *event)
 	dr_child_control(b->child, &line);
 }
 
-static void
-on_done(Conversation *c, const DrEvent *event)
+void
+dr_backup_take_done(Backup *b, const DrEvent *event)
 {
-	DrJob	   *job = &c->b->job;
+	DrJob	   *job = &b->job;
 
 	if (job->stop_lsn == InvalidXLogRecPtr)
 		dr_protocol_error("The backup was done before it was stopped.");
@@ -227,6 +239,13 @@ on_done(Conversation *c, const DrEvent *event)
 	job->manifest_size = dr_event_int(event, "manifest_size");
 	if (!dr_event_sha256(event, "manifest_sha256", job->manifest_sha256))
 		dr_protocol_error("The manifest has no hash.");
+	job->outcome = job->corrupt_pages > 0 ? DR_OUTCOME_CORRUPT : DR_OUTCOME_COMPLETED;
+}
+
+static void
+on_done(Conversation *c, const DrEvent *event)
+{
+	dr_backup_take_done(c->b, event);
 }
 
 static void
@@ -287,7 +306,7 @@ send_flush_pointer(Conversation *c)
 }
 
 /* The WAL doesn't come: say which, and what the archiver says. */
-static void pg_attribute_noreturn()
+pg_noreturn static void
 raise_archive_timeout(Conversation *c)
 {
 	DrArchiver	archiver;

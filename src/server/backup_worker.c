@@ -50,6 +50,7 @@ dr_worker_connect(const char *application_name)
 
 	/* What limits or disturbs a user's statements is not meant for us. */
 	SetConfigOption("statement_timeout", "0", PGC_USERSET, PGC_S_SESSION);
+	SetConfigOption(DR_TRANSACTION_TIMEOUT, "0", PGC_USERSET, PGC_S_SESSION);
 	SetConfigOption("idle_in_transaction_session_timeout", "0", PGC_USERSET, PGC_S_SESSION);
 	SetConfigOption("default_transaction_read_only", "off", PGC_USERSET, PGC_S_SESSION);
 	SetConfigOption("default_transaction_isolation", "read committed", PGC_USERSET, PGC_S_SESSION);
@@ -126,14 +127,16 @@ make_backup(Backup *b)
 	b->job.row_exists = true;
 	dr_job_row_exists(b->slot);
 	dr_backup_hold(b, "module.started");
+	dr_job_phase(b->slot, "opening the repository", true);
+	dr_backup_check_cancel(b);
 	b->child = dr_child_open(true);
+	dr_job_phase(b->slot, "starting", false);
 	dr_catalogue_run(dr_find_config_files, b);
 	start_server_backup(b);
 	dr_backup_hold(b, "module.backup_started");
 	dr_backup_run(b);
 
 	/* The manifest is durable: from here on, nothing makes it less than a backup. */
-	b->job.outcome = b->job.corrupt_pages > 0 ? DR_OUTCOME_CORRUPT : DR_OUTCOME_COMPLETED;
 	b->job.ended_at = GetCurrentTimestamp();
 	dr_job_outcome(b->slot, &b->job);
 	dr_backup_hold(b, "module.done");
@@ -163,7 +166,11 @@ cancel_child(Backup *b)
 		dr_child_control(b->child, &line);
 		while (!dr_child_is_idle(b->child) && !dr_child_is_held(b->child) &&
 			   GetCurrentTimestamp() < until)
-			dr_child_receive(b->child, 200, &event);
+		{
+			/* Its last word may be that it was done before it heard us. */
+			if (dr_child_receive(b->child, 200, &event) && dr_event_is(&event, "done"))
+				dr_backup_take_done(b, &event);
+		}
 	}
 	PG_CATCH();
 	{
@@ -189,7 +196,7 @@ is_complete(const Backup *b)
 	return b->job.outcome == DR_OUTCOME_COMPLETED || b->job.outcome == DR_OUTCOME_CORRUPT;
 }
 
-/* In PG_CATCH: out of backup mode, then what the row will say, then the child. */
+/* In PG_CATCH: out of backup mode, then the child, then what the row will say. */
 static void
 end_with_error(Backup *b)
 {
@@ -204,6 +211,8 @@ end_with_error(Backup *b)
 	AbortOutOfAnyTransaction();
 	MemoryContextSwitchTo(b->context);
 	do_pg_abort_backup(0, BoolGetDatum(false));
+	if (b->child != NULL && !is_complete(b))
+		cancel_child(b);
 	if (is_complete(b))
 		return;
 
@@ -218,13 +227,20 @@ end_with_error(Backup *b)
 		dr_report_set(&b->job.report, error->sqlerrcode, error->message, error->detail,
 					  error->hint);
 	}
+	HOLD_INTERRUPTS();			/* ereport looks for them, and nobody catches us here */
 	ereport(LOG,
 			(errcode(error->sqlerrcode),
 			 errmsg("backup %s %s: %s", b->job.id, dr_outcome_name(b->job.outcome), error->message),
 			 error->detail ? errdetail_internal("%s", error->detail) : 0,
 			 error->hint ? errhint("%s", error->hint) : 0));
-	if (b->child != NULL)
-		cancel_child(b);
+	RESUME_INTERRUPTS();
+	if (b->job.stop_lsn != InvalidXLogRecPtr)
+	{
+		/* Did its manifest become durable all the same?  The inventory will know. */
+		dr_lock(LW_EXCLUSIVE);
+		dr_shared->want_sync = true;
+		dr_unlock();
+	}
 }
 
 static void

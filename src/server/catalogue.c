@@ -16,8 +16,11 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "catalog/dependency.h"
 #include "catalog/namespace.h"
+#include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
+#include "commands/extension.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "pgstat.h"
@@ -123,12 +126,28 @@ arg_text_array(Args *a, List *texts)
 
 /* ---- statements and transactions ---- */
 
+/*
+ * Workers are superusers: they touch no table that merely has the right name.
+ * Whoever may create a schema could have made that, with triggers on it.
+ */
+static bool
+is_ours(Oid extension, Oid schema, const char *table)
+{
+	Oid			relation = get_relname_relid(table, schema);
+
+	return OidIsValid(relation) && get_rel_relkind(relation) == RELKIND_RELATION &&
+		getExtensionOfObject(RelationRelationId, relation) == extension;
+}
+
 bool
 dr_catalogue_exists(void)
 {
+	Oid			extension = get_extension_oid("pg_dr", true);
 	Oid			schema = get_namespace_oid("dr", true);
 
-	return OidIsValid(schema) && OidIsValid(get_relname_relid("backup", schema));
+	return OidIsValid(extension) && OidIsValid(schema) &&
+		is_ours(extension, schema, "backup") && is_ours(extension, schema, "object") &&
+		is_ours(extension, schema, "wal_segment") && is_ours(extension, schema, "corrupt_page");
 }
 
 static uint64
@@ -211,11 +230,13 @@ failed_write(MemoryContext context, const char *what)
 	AbortCurrentTransaction();
 	MemoryContextSwitchTo(context);
 	pgstat_report_activity(STATE_IDLE, NULL);
+	HOLD_INTERRUPTS();			/* ereport looks for them, and nobody catches us here */
 	ereport(WARNING,
 			(errcode(error->sqlerrcode),
 			 errmsg("could not write %s to the catalogue: %s", what, error->message),
 			 error->detail ? errdetail_internal("%s", error->detail) : 0,
 			 error->hint ? errhint("%s", error->hint) : 0));
+	RESUME_INTERRUPTS();
 	if (error->sqlerrcode == ERRCODE_QUERY_CANCELED)
 		return CANCELLED;
 	return error->sqlerrcode == ERRCODE_UNDEFINED_TABLE ? HOPELESS : FAILED;
@@ -527,29 +548,17 @@ dr_missing_segments(const char *repository, const char *after, const char *last,
 	return result_texts(context);
 }
 
-char *
-dr_last_wal_object(const char *repository, MemoryContext context)
-{
-	Args		a = {0};
-	List	   *texts;
-
-	arg_text(&a, repository);
-	arg_text(&a, psprintf("%s/", system_identifier()));
-	execute("SELECT max(object COLLATE \"C\") FROM dr.wal_segment "
-			"WHERE repository = $1 AND starts_with(object, $2)", &a, SPI_OK_SELECT);
-	texts = result_texts(context);
-	return texts == NIL ? NULL : (char *) linitial(texts);
-}
-
 /* ---- what the repository says ---- */
 
 List *
-dr_backups_where(const char *condition, MemoryContext context)
+dr_backups_where(const char *repository, const char *condition, MemoryContext context)
 {
 	Args		a = {0};
 
 	arg_text(&a, system_identifier());
-	execute(psprintf("SELECT id FROM dr.backup WHERE system_identifier = $1 AND (%s)", condition),
+	arg_text(&a, repository);
+	execute(psprintf("SELECT id FROM dr.backup WHERE system_identifier = $1 "
+					 "AND ($2 IS NULL OR repository = $2) AND (%s)", condition),
 			&a, SPI_OK_SELECT);
 	return result_texts(context);
 }

@@ -55,8 +55,11 @@ extern void dr_finish_backup(const DrJob *job);
 extern void dr_insert_details(const DrBackupDetails *details);
 extern void dr_insert_segments(const DrSegment *segments, int n);
 
-/* Ids of backups for which an SQL condition on their row holds, palloc'd in the given context. */
-extern List *dr_backups_where(const char *condition, MemoryContext context);
+/*
+ * Ids of this cluster's backups, in a repository (NULL: in any), for which an SQL
+ * condition on their row holds; palloc'd in the given context.
+ */
+extern List *dr_backups_where(const char *repository, const char *condition, MemoryContext context);
 
 /* A backup that the repository has; what that meant for its row. */
 typedef enum DrSeen
@@ -101,6 +104,5 @@ extern List *dr_objects_that_differ(const DrBackupDetails *details, MemoryContex
 extern int	dr_found_segments(const DrSegment *segments, int n);
 extern List *dr_missing_segments(const char *repository, const char *after, const char *last,
 								 TimestampTz before, const DrSegment *segments, int n, MemoryContext context);
-extern char *dr_last_wal_object(const char *repository, MemoryContext context);
 
 #endif							/* PGDR_CATALOGUE_H */

@@ -45,6 +45,7 @@
 #define HELLO_TIMEOUT_MS	10000
 #define SEND_TIMEOUT_MS		60000
 #define SILENCE_TIMEOUT_MS	(5 * 60 * 1000)
+#define ARCHIVER_SILENCE_MS	(60 * 1000) /* it hears of a shutdown only between files */
 #define KILL_TIMEOUT_MS		5000
 #define LOG_LINE_MAX		1000
 #define READ_SIZE			65536
@@ -75,12 +76,6 @@ static dlist_head children = DLIST_STATIC_INIT(children);
 
 /* The latch was set while we waited, perhaps for somebody else. */
 static bool latch_was_set = false;
-
-int
-dr_child_pid(const DrChild *child)
-{
-	return child->pid;
-}
 
 bool
 dr_child_is_held(const DrChild *child)
@@ -131,7 +126,7 @@ close_from(int first, int limit)
  * In the new process, which is still a copy of a PostgreSQL process: nothing
  * but system calls, and no way back.
  */
-static void pg_attribute_noreturn()
+pg_noreturn static void
 become_program(const char *path, int sock, int err, pid_t parent, int fd_limit)
 {
 	static char *const arguments[] = {"pg_dr", "agent", NULL};
@@ -217,7 +212,9 @@ start_process(DrChild *child)
 		close_pair(sock);
 		close_pair(err);
 		errno = save_errno;
-		ereport(ERROR, (errmsg("could not fork program \"%s\": %m", path)));
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
+				 errmsg("could not fork program \"%s\": %m", path)));
 	}
 	close(sock[1]);
 	close(err[1]);
@@ -246,17 +243,19 @@ static void
 drain_stderr(DrChild *child)
 {
 	char		buf[4096];
-	ssize_t		n;
+	ssize_t		n = -1;
 
 	if (child->err < 0)
 		return;
-	n = read(child->err, buf, sizeof(buf));
-	for (ssize_t i = 0; i < n; i++)
+	for (int reads = 0; reads < 16 && (n = read(child->err, buf, sizeof(buf))) > 0; reads++)
 	{
-		if (buf[i] == '\n' || child->log_len == LOG_LINE_MAX)
-			log_line(child);
-		if (buf[i] != '\n')
-			child->log_line[child->log_len++] = buf[i];
+		for (ssize_t i = 0; i < n; i++)
+		{
+			if (buf[i] == '\n' || child->log_len == LOG_LINE_MAX)
+				log_line(child);
+			if (buf[i] != '\n')
+				child->log_line[child->log_len++] = buf[i];
+		}
 	}
 	if (n == 0)					/* closed */
 	{
@@ -315,6 +314,7 @@ dr_child_stop(DrChild *child, int grace_ms)
 {
 	if (child == NULL)
 		return;
+	HOLD_INTERRUPTS();			/* ereport looks for them, and the rest must be done */
 
 	/* First of all, so that an exit in the middle doesn't begin again. */
 	dlist_delete(&child->node);
@@ -330,6 +330,7 @@ dr_child_stop(DrChild *child, int grace_ms)
 	}
 	close_ends(child);
 	MemoryContextDelete(child->context);
+	RESUME_INTERRUPTS();
 }
 
 void
@@ -392,7 +393,7 @@ dr_child_give_latch_back(void)
 	latch_was_set = false;
 }
 
-static void pg_attribute_noreturn()
+pg_noreturn static void
 raise_death(DrChild *child)
 {
 	absorb_interrupts();		/* they may be the reason */
@@ -444,6 +445,9 @@ send_line(DrChild *child, StringInfo line)
 void
 dr_child_request(DrChild *child, StringInfo request)
 {
+	/* What it said without being asked would be taken for the answer. */
+	if (child->busy || child->in.len > child->in_done)
+		dr_protocol_error("It has not been asked yet.");
 	child->busy = true;
 	send_line(child, request);
 }
@@ -570,17 +574,18 @@ void
 dr_child_finish(DrChild *child, DrEventHandler handler, void *arg, DrEvent *done)
 {
 	TimestampTz heard = GetCurrentTimestamp();
+	int			patience_ms = MyBackendType == B_ARCHIVER ? ARCHIVER_SILENCE_MS : SILENCE_TIMEOUT_MS;
 
 	for (;;)
 	{
 		if (!dr_child_receive(child, 1000, done))
 		{
 			check_hold(child);
-			if (TimestampDifferenceExceeds(heard, GetCurrentTimestamp(), SILENCE_TIMEOUT_MS))
+			if (TimestampDifferenceExceeds(heard, GetCurrentTimestamp(), patience_ms))
 				ereport(ERROR,
 						(errcode(ERRCODE_EXTERNAL_ROUTINE_EXCEPTION),
 						 errmsg("the pg_dr program has not answered for %d seconds",
-								SILENCE_TIMEOUT_MS / 1000)));
+								patience_ms / 1000)));
 			continue;
 		}
 		heard = GetCurrentTimestamp();
@@ -621,7 +626,7 @@ hear_hello(DrChild *child)
 	version = dr_event_text(&hello, "version", true);
 	if (protocol != PGDR_PROTOCOL || strcmp(version, PGDR_VERSION) != 0)
 		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				(errcode(ERRCODE_EXTERNAL_ROUTINE_EXCEPTION),
 				 errmsg("the pg_dr program is not of the module's version"),
 				 errdetail("The module is version %s with protocol %d, the program version %s with protocol " INT64_FORMAT ".",
 						   PGDR_VERSION, PGDR_PROTOCOL, version, protocol),

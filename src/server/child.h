@@ -31,8 +31,6 @@ extern void dr_child_stop(DrChild *child, int grace_ms);
 /* All that this process has; it happens by itself when the process exits. */
 extern void dr_child_stop_all(void);
 
-extern int	dr_child_pid(const DrChild *child);
-
 /* It waits at a step (settings, debug_hold_at), and will for ever. */
 extern bool dr_child_is_held(const DrChild *child);
 

@@ -28,6 +28,18 @@
 #error "pg_dr needs PostgreSQL 15 or later"
 #endif
 
+/* 18 wants it in front of a declaration, and older servers take it there too. */
+#ifndef pg_noreturn
+#define pg_noreturn pg_attribute_noreturn()
+#endif
+
+/* 17 has one more timeout that is not meant for workers. */
+#if PG_VERSION_NUM >= 170000
+#define DR_TRANSACTION_TIMEOUT		"transaction_timeout"
+#else
+#define DR_TRANSACTION_TIMEOUT		"statement_timeout"
+#endif
+
 /*
  * Archive modules.  15 passes no state and wants a struct filled; later
  * versions pass a state and want a constant struct.  The three callbacks are

@@ -68,7 +68,7 @@ require_archiving(void)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("wal_level is \"minimal\""),
-				 errdetail("A backup needs WAL that says everything."),
+				 errdetail("A backup needs WAL that holds all changes."),
 				 errhint("Set wal_level to \"replica\" and restart the server.")));
 	if (!XLogArchivingActive())
 		ereport(ERROR,
@@ -97,7 +97,8 @@ require_primary(const char *what)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("recovery is in progress"),
-				 errdetail("%s.", what)));
+				 errdetail("%s.", what),
+				 errhint("Call it on the primary.")));
 }
 
 static void
@@ -310,16 +311,16 @@ leave_on_error(int code, Datum arg)
 	dr_job_leave(w->slot, w->number, true);
 }
 
-static void pg_attribute_noreturn()
+pg_noreturn static void
 raise_failure(const DrJob *job)
 {
 	const DrReport *r = &job->report;
 
 	ereport(ERROR,
 			(errcode(r->sqlstate ? r->sqlstate : ERRCODE_EXTERNAL_ROUTINE_EXCEPTION),
-			 errmsg("backup %s %s: %s", job->id, dr_outcome_name(job->outcome), r->message),
-			 r->detail[0] ? errdetail_internal("%s", r->detail) : 0,
-			 r->hint[0] ? errhint("%s", r->hint) : 0));
+			 errmsg("backup %s %s: %s", job->id, dr_outcome_name(job->outcome), dr_shown(r->message)),
+			 r->detail[0] ? errdetail_internal("%s", dr_shown(r->detail)) : 0,
+			 r->hint[0] ? errhint("%s", dr_shown(r->hint)) : 0));
 }
 
 /* Returns only for a backup that can be restored. */
@@ -327,7 +328,7 @@ static void
 report_outcome(const DrJob *job)
 {
 	for (int i = 0; i < Min(job->warnings, DR_MAX_WARNINGS); i++)
-		ereport(WARNING, (errmsg_internal("%s", job->warning[i])));
+		ereport(WARNING, (errmsg_internal("%s", dr_shown(job->warning[i]))));
 	if (job->warnings > DR_MAX_WARNINGS)
 		ereport(WARNING,
 				(errmsg("%d more warnings are in the server log", job->warnings - DR_MAX_WARNINGS)));
@@ -485,6 +486,6 @@ dr_sync(PG_FUNCTION_ARGS)
 	require_primary("The catalogue can't be written");
 	require_database();
 	InitMaterializedSRF(fcinfo, 0);
-	dr_sync_catalogue(true, put_change, rsinfo);
+	dr_sync_catalogue(put_change, rsinfo);
 	return (Datum) 0;
 }

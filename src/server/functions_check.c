@@ -64,7 +64,7 @@ check_module(ReturnSetInfo *rsinfo)
 static void
 check_archiving_settings(ReturnSetInfo *rsinfo)
 {
-	put_either(rsinfo, "wal_level", wal_level > WAL_LEVEL_MINIMAL, "WAL says everything",
+	put_either(rsinfo, "wal_level", wal_level > WAL_LEVEL_MINIMAL, "WAL holds all changes",
 			   "critical", "wal_level is minimal", "Set it to replica and restart the server.");
 	put_either(rsinfo, "archive_mode", XLogArchivingActive(), "archiving is on",
 			   "critical", "archive_mode is off", "Set it to on and restart the server.");
@@ -96,14 +96,18 @@ static void
 put_check_event(void *arg, const DrEvent *event)
 {
 	char	   *status;
+	char	   *detail;
+	char	   *hint;
 
 	if (!dr_event_is(event, "check"))
 		dr_protocol_error(psprintf("Event \"%s\" was not expected.", event->name));
 	status = dr_event_text(event, "status", true);
 	if (strcmp(status, "ok") != 0 && strcmp(status, "warning") != 0 && strcmp(status, "critical") != 0)
 		dr_protocol_error("A check has an unknown status.");
+	detail = dr_event_text(event, "detail", false);
+	hint = dr_event_text(event, "hint", false);
 	put((ReturnSetInfo *) arg, dr_event_text(event, "name", true), status,
-		dr_event_text(event, "detail", false), dr_event_text(event, "hint", false));
+		detail ? dr_shown(detail) : NULL, hint ? dr_shown(hint) : NULL);
 }
 
 static void
@@ -136,11 +140,12 @@ put_error(ReturnSetInfo *rsinfo, const char *name, MemoryContext context)
 
 	MemoryContextSwitchTo(context);
 	error = CopyErrorData();
-	if (error->sqlerrcode == ERRCODE_QUERY_CANCELED || error->sqlerrcode == ERRCODE_OUT_OF_MEMORY)
+	if (error->sqlerrcode == ERRCODE_QUERY_CANCELED || error->sqlerrcode == ERRCODE_OUT_OF_MEMORY ||
+		ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_TRANSACTION_ROLLBACK)
 		PG_RE_THROW();
 	FlushErrorState();
 	detail = error->detail ? psprintf("%s (%s)", error->message, error->detail) : error->message;
-	put(rsinfo, name, "critical", superuser() ? detail : dr_redacted(detail), error->hint);
+	put(rsinfo, name, "critical", dr_shown(detail), error->hint);
 }
 
 static void

@@ -178,6 +178,14 @@ dr_archiving_finding(DrFinding *f)
 		f->detail = pstrdup("pg_dr doesn't archive this cluster's WAL");
 		f->hint = "Set archive_mode to on and archive_library to pg_dr.";
 	}
+	else if (dr_repositories[0] == '\0' || dr_encryption_key_file[0] == '\0')
+	{
+		f->status = "critical";
+		f->detail = psprintf("%s is not set: no WAL is archived, %d files wait",
+							 dr_repositories[0] == '\0' ? "pg_dr.repositories" : "pg_dr.encryption_key_file",
+							 b.files);
+		f->hint = "Set it and reload. WAL is kept in pg_wal meanwhile.";
+	}
 	else if (RecoveryInProgress() && XLogArchiveMode != ARCHIVE_MODE_ALWAYS)
 	{
 		f->status = "ok";

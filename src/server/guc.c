@@ -97,6 +97,7 @@ parse_repositories(const char *value, char **name, char **url)
 	char	   *item = trimmed(copy);
 	char	   *comma;
 	char	   *equals;
+	char	   *scheme;
 	char	   *problem;
 
 	*name = *url = NULL;
@@ -106,7 +107,8 @@ parse_repositories(const char *value, char **name, char **url)
 	if (comma != NULL)
 		*comma = '\0';
 	equals = strchr(item, '=');
-	if (equals == NULL || strstr(item, "://") < equals)
+	scheme = strstr(item, "://");
+	if (equals == NULL || (scheme != NULL && scheme < equals))
 		return pstrdup("A repository is written as name=url.");
 	*equals = '\0';
 	*name = trimmed(item);
@@ -258,6 +260,28 @@ replace_all(char *text, const char *what, const char *with)
 	return out.data;
 }
 
+/* Of a URL that was accepted. */
+static char *
+percent_decoded(const char *url)
+{
+	char	   *out = palloc(strlen(url) + 1);
+	char	   *to = out;
+	unsigned int c;
+
+	for (; *url != '\0'; url++)
+	{
+		if (*url == '%' && sscanf(url + 1, "%2x", &c) == 1)
+		{
+			*to++ = (char) c;
+			url += 2;
+		}
+		else
+			*to++ = *url;
+	}
+	*to = '\0';
+	return out;
+}
+
 char *
 dr_redacted(const char *text)
 {
@@ -271,6 +295,15 @@ dr_redacted(const char *text)
 	{
 		copy = replace_all(copy, url, "(repository)");
 		copy = replace_all(copy, url + strlen("file://"), "(repository)");
+		copy = replace_all(copy, percent_decoded(url + strlen("file://")), "(repository)");
 	}
 	return copy;
+}
+
+const char *
+dr_shown(const char *text)
+{
+	if (MyBackendType != B_BACKEND || superuser_arg(GetOuterUserId()))
+		return text;
+	return dr_redacted(text);
 }

@@ -79,7 +79,7 @@ finish_jobs(void)
 static void
 mark_leftovers_in(void *arg)
 {
-	List	   *ids = dr_backups_where("status = 'running'", CurrentMemoryContext);
+	List	   *ids = dr_backups_where(NULL, "status = 'running'", CurrentMemoryContext);
 	ListCell   *cell;
 
 	foreach(cell, ids)
@@ -160,15 +160,26 @@ take_inventory(void)
 {
 	bool		wanted;
 
-	dr_lock(LW_SHARED);
-	wanted = dr_shared->want_sync;
-	dr_unlock();
-	if (!wanted || dr_repositories[0] == '\0' || dr_encryption_key_file[0] == '\0')
+	if (dr_repositories[0] == '\0' || dr_encryption_key_file[0] == '\0')
 		return;
-	dr_sync_catalogue(false, log_change, NULL);
 	dr_lock(LW_EXCLUSIVE);
-	dr_shared->want_sync = false;
+	wanted = dr_shared->want_sync;
+	dr_shared->want_sync = false;	/* who wants one from now on wants another */
 	dr_unlock();
+	if (!wanted)
+		return;
+	PG_TRY();
+	{
+		dr_sync_catalogue(log_change, NULL);
+	}
+	PG_CATCH();
+	{
+		dr_lock(LW_EXCLUSIVE);
+		dr_shared->want_sync = true;
+		dr_unlock();
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
 }
 
 void

@@ -8,10 +8,11 @@
  * when.
  *
  * An idle cluster stays idle: rows are WAL, WAL makes segments, and archived
- * segments make rows.  A segment that is alone in the ring never starts
- * housekeeping by itself, and what housekeeping writes fills no more than one.
- * So the circle ends; the segment is in dr_wal all the same, which reads the
- * ring.
+ * segments make rows.  With archive_timeout, one round of housekeeping causes
+ * at most two segments: its rows in one, and in another the checkpoint that
+ * takes place because of them.  So fewer than RING_FEW segments never start
+ * housekeeping by themselves, and the circle ends; they are in dr_wal all the
+ * same, which reads the ring.
  *
  * It never exits with code 0: the postmaster would not start it again.
  *
@@ -38,7 +39,7 @@
 #define NAP_MS				10000
 #define BUSY_NAP_MS			1000
 #define RING_AGE_MS			10000
-#define RING_FEW			2
+#define RING_FEW			4
 #define RING_MANY			64
 #define BACKOFF_FIRST_MS	2000
 #define BACKOFF_MAX_MS		(5 * 60 * 1000)
@@ -55,6 +56,8 @@ dr_register_launcher(void)
 {
 	BackgroundWorker worker = {0};
 
+	if (IsBinaryUpgrade)
+		return;					/* pg_upgrade wants its databases for itself */
 	strlcpy(worker.bgw_name, "pg_dr launcher", BGW_MAXLEN);
 	strlcpy(worker.bgw_type, "pg_dr launcher", BGW_MAXLEN);
 	strlcpy(worker.bgw_library_name, "pg_dr", sizeof(worker.bgw_library_name));
@@ -111,9 +114,12 @@ static bool
 there_is_work(TimestampTz now)
 {
 	bool		work;
+	char	   *name;
+	char	   *url;
+	bool		configured = dr_primary_repository(&name, &url) && dr_encryption_key_file[0] != '\0';
 
 	dr_lock(LW_SHARED);
-	work = dr_shared->want_leftovers || dr_shared->want_sync ||
+	work = dr_shared->want_leftovers || (dr_shared->want_sync && configured) ||
 		job_left_its_row() || ring_is_worth_writing(now);
 	dr_unlock();
 	return work;

@@ -23,6 +23,7 @@
 #include "utils/timestamp.h"
 
 #include "message.h"
+#include "pg_dr.h"
 
 /* ---- texts ---- */
 
@@ -93,7 +94,10 @@ dr_time_text(TimestampTz t)
 static void
 append_text(StringInfo buf, const char *text)
 {
-	if (!dr_text_is_sendable(text))
+	int			len = strlen(text);
+
+	/* Paths are bytes, whatever this database's encoding. */
+	if (pg_encoding_verifymbstr(PG_UTF8, text, len) != len)
 		ereport(ERROR,
 				(errcode(ERRCODE_CHARACTER_NOT_IN_REPERTOIRE),
 				 errmsg("\"%s\" is not valid UTF-8", text),
@@ -186,7 +190,7 @@ dr_protocol_error(const char *why)
 			 errhint("Install module and program from one build and restart the server.")));
 }
 
-static void pg_attribute_noreturn()
+pg_noreturn static void
 wrong_value(const DrEvent *event, const char *key)
 {
 	dr_protocol_error(psprintf("Value \"%s\" of event \"%s\" is missing or has a wrong type.",
@@ -292,16 +296,6 @@ dr_event_int(const DrEvent *event, const char *key)
 	return number;
 }
 
-bool
-dr_event_bool(const DrEvent *event, const char *key)
-{
-	JsonbValue *value = get_value(event, key);
-
-	if (value != NULL && value->type != jbvBool)
-		wrong_value(event, key);
-	return value != NULL && value->val.boolean;
-}
-
 XLogRecPtr
 dr_event_lsn(const DrEvent *event, const char *key)
 {
@@ -338,7 +332,7 @@ error_code(const char *code)
 		{"key", ERRCODE_INVALID_PASSWORD},
 		{"absent", ERRCODE_UNDEFINED_FILE},
 		{"conflict", ERRCODE_DUPLICATE_FILE},
-		{"lineage", ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE},
+		{"lineage", DR_ERRCODE_LINEAGE},
 		{"damaged", ERRCODE_DATA_CORRUPTED},
 		{"io", ERRCODE_IO_ERROR},
 		{"cancelled", ERRCODE_QUERY_CANCELED},
@@ -363,7 +357,7 @@ dr_event_raise(const DrEvent *event)
 
 	ereport(ERROR,
 			(errcode(sqlstate),
-			 errmsg_internal("%s", message),
-			 detail ? errdetail_internal("%s", detail) : 0,
-			 hint ? errhint("%s", hint) : 0));
+			 errmsg_internal("%s", dr_shown(message)),
+			 detail ? errdetail_internal("%s", dr_shown(detail)) : 0,
+			 hint ? errhint("%s", dr_shown(hint)) : 0));
 }

@@ -13,6 +13,8 @@
 #include "nodes/pg_list.h"
 #include "utils/jsonb.h"
 
+#include "compat.h"
+
 /* ---- requests: begin, values, end ---- */
 
 extern void dr_request_begin(StringInfo buf, const char *op);
@@ -52,16 +54,17 @@ extern bool dr_event_is(const DrEvent *event, const char *name);
 /* Each raises an ERROR when the value has the wrong type or, if required, is not there. */
 extern char *dr_event_text(const DrEvent *event, const char *key, bool required);
 extern int64 dr_event_int(const DrEvent *event, const char *key);	/* never negative */
-extern bool dr_event_bool(const DrEvent *event, const char *key);
 extern XLogRecPtr dr_event_lsn(const DrEvent *event, const char *key);
 extern bool dr_event_sha256(const DrEvent *event, const char *key, uint8 *sha256);	/* false: null */
 
-/* An event "error" as an ERROR of ours. */
-extern void dr_event_raise(const DrEvent *event) pg_attribute_noreturn();
+/* An event "error" as an ERROR of ours; nothing else in the archiver has the first one's SQLSTATE. */
+#define DR_ERRCODE_LINEAGE	ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE
+
+pg_noreturn extern void dr_event_raise(const DrEvent *event);
 
 /* Bytes that are no text in this database become '?'. */
 extern void dr_sanitize(char *text, int len, bool keep_controls);
 
-extern void dr_protocol_error(const char *why) pg_attribute_noreturn();
+pg_noreturn extern void dr_protocol_error(const char *why);
 
 #endif							/* PGDR_MESSAGE_H */

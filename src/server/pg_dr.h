@@ -34,6 +34,9 @@ extern bool dr_primary_repository(char **name, char **url);
  */
 extern char *dr_redacted(const char *text);
 
+/* The same, unless this is no session, or a superuser's. */
+extern const char *dr_shown(const char *text);
+
 /* launcher.c, housekeeping.c, backup_worker.c */
 extern void dr_register_launcher(void);
 extern PGDLLEXPORT void dr_launcher_main(Datum arg);
@@ -64,6 +67,6 @@ extern bool dr_is_archive_library(void);
 
 /* sync.c: the repository's inventory into the catalogue */
 typedef void (*DrSyncReport) (void *arg, const char *what, const char *name, const char *detail);
-extern void dr_sync_catalogue(bool all_wal, DrSyncReport report, void *arg);
+extern void dr_sync_catalogue(DrSyncReport report, void *arg);
 
 #endif							/* PGDR_SERVER_H */

@@ -130,7 +130,7 @@ compare_with_archive(const Note *note, DrFinding *f)
 							 note->segment, note->timeline);
 		f->hint = "Recovery took another way. Restore again, with the timeline that you want.";
 	}
-	else if (end != InvalidXLogRecPtr && end < wanted)
+	else if (end != InvalidXLogRecPtr && end <= wanted)
 	{
 		f->status = "critical";
 		f->detail = psprintf("recovery ended at %X/%X, the archive reached %X/%X (segment %s)",

@@ -31,7 +31,6 @@ typedef struct Sync
 {
 	DrSyncReport report;
 	void	   *report_arg;
-	bool		all_wal;
 	char	   *repository;
 	MemoryContext context;
 
@@ -49,7 +48,6 @@ typedef struct Sync
 	DrSegment  *segments;
 	int			n_segments;
 	char	   *last_wal;		/* up to here it is done; NULL: nothing */
-	char	   *wal_after;
 	bool		wal_ends;		/* no name follows those that are listed */
 	TimestampTz started_at;
 	int			new_segments;
@@ -212,8 +210,6 @@ write_wal(void *arg)
 	ListCell   *cell;
 
 	s->new_segments += dr_found_segments(s->segments, s->n_segments);
-	if (!s->all_wal)
-		return;
 	foreach(cell, dr_missing_segments(s->repository, s->last_wal, last, s->started_at,
 									  s->segments, s->n_segments, CurrentMemoryContext))
 		report(s, "WAL missing", lfirst(cell), "It was archived, and is not in the repository any more.");
@@ -271,9 +267,7 @@ read_catalogue(void *arg)
 {
 	Sync	   *s = arg;
 
-	s->expected = dr_backups_where("status IN ('completed', 'completed with corruption')", s->context);
-	if (!s->all_wal)
-		s->wal_after = dr_last_wal_object(s->repository, s->context);
+	s->expected = dr_backups_where(s->repository, "status IN ('completed', 'completed with corruption')", s->context);
 }
 
 static bool
@@ -316,7 +310,6 @@ converse(Sync *s, DrChild *child)
 
 	initStringInfo(&request);
 	dr_request_begin(&request, "sync");
-	dr_request_text(&request, "wal_after", s->wal_after);
 	dr_request_end(&request);
 	dr_child_request(child, &request);
 	dr_child_finish(child, on_event, s, &done);
@@ -328,9 +321,9 @@ converse(Sync *s, DrChild *child)
 }
 
 void
-dr_sync_catalogue(bool all_wal, DrSyncReport report_change, void *arg)
+dr_sync_catalogue(DrSyncReport report_change, void *arg)
 {
-	Sync		s = {.report = report_change,.report_arg = arg,.all_wal = all_wal};
+	Sync		s = {.report = report_change,.report_arg = arg};
 	char	   *url;
 	DrChild    *child;
 
