@@ -60,20 +60,29 @@ sync_parent(const char *path)
 	return ok;
 }
 
+/*
+ * Make it durable.  With "first", only where there is none: archiver and backup
+ * worker may both be the first, and have to end up with the same token.
+ */
 static bool
-token_write(const char *data_directory, const Token token, DrError *err)
+token_write(const char *data_directory, const Token token, bool first, DrError *err)
 {
 	char	   *path = psprintf("%s/%s", data_directory, PGDR_TOKEN_FILE);
-	char	   *temporary = psprintf("%s.tmp", path);
+	char	   *temporary = psprintf("%s.%.8s.tmp", path, token);
 	int			fd = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
 	bool		ok = fd >= 0 &&
 		write(fd, token, TOKEN_HEX) == TOKEN_HEX && write(fd, "\n", 1) == 1 && fsync(fd) == 0;
 
 	if (fd >= 0)
 		ok = close(fd) == 0 && ok;
-	ok = ok && rename(temporary, path) == 0 && sync_parent(path);
+	if (ok && first)
+		ok = link(temporary, path) == 0 || errno == EEXIST;
+	else if (ok)
+		ok = rename(temporary, path) == 0;
+	ok = ok && sync_parent(path);
 	if (!ok)
 		dr_error(err, DR_IO, "could not write file \"%s\": %s", path, strerror(errno));
+	unlink(temporary);
 	pfree(temporary);
 	pfree(path);
 	return ok;
@@ -174,39 +183,51 @@ lineage_state(Repository *repo, const char *sysid, const char *data_directory,
 	return true;
 }
 
+/* The token that counts from now on; with "first", perhaps another process's. */
 static bool
-new_token(const char *data_directory, Token token, DrError *err)
+new_token(const char *data_directory, bool first, Token token, DrError *err)
 {
 	uint8		raw[TOKEN_HEX / 2];
 
 	random_bytes(raw, sizeof(raw));
 	hex_encode(raw, sizeof(raw), token);
-	return token_write(data_directory, token, err);
+	return token_write(data_directory, token, first, err) && token_read(data_directory, token, err);
 }
 
-/* Nothing may be below the identifier yet: a lost lineage is not a new one. */
+/*
+ * Nothing may be below the identifier yet: a lost lineage is not a new one.  A
+ * directory for lineages, however, is what another process begins with.
+ */
+static bool
+holds_nothing(Repository *repo, const char *sysid, DrError *err)
+{
+	Listing		l;
+	char	   *prefix = psprintf("%s/", sysid);
+	char	   *lineages = psprintf("%s/lineage/", sysid);
+	bool		ok = repository_list(repo, prefix, false, &l, err);
+
+	if (!ok)
+		return false;
+	for (size_t i = 0; ok && i < l.n; i++)
+		if (strcmp(l.names[i], lineages) != 0)
+		{
+			dr_error(err, DR_LINEAGE, "the repository holds data of cluster %s, but not who may write it", sysid);
+			dr_detail(err, "\"%s\" exists, but nothing below \"%s\".", l.names[i], lineages);
+			ok = dr_hint(err, "If this cluster is to write from now on, call dr_adopt().");
+		}
+	listing_free(&l);
+	pfree(prefix);
+	pfree(lineages);
+	return ok;
+}
+
 static bool
 register_first(Repository *repo, const char *sysid, const char *data_directory, Token own,
 			   DrError *err)
 {
-	Listing		l;
 	StoreResult result;
-	char	   *prefix = psprintf("%s/", sysid);
-	bool		ok = repository_list(repo, prefix, false, &l, err);
 
-	pfree(prefix);
-	if (!ok)
-		return false;
-	if (l.n > 0)
-	{
-		dr_error(err, DR_LINEAGE, "the repository holds data of cluster %s, but not who may write it", sysid);
-		dr_detail(err, "\"%s\" exists, but nothing below \"%s/lineage/\".", l.names[0], sysid);
-		dr_hint(err, "If this cluster is to write from now on, call dr_adopt().");
-		listing_free(&l);
-		return false;
-	}
-	listing_free(&l);
-	return (own[0] != '\0' || new_token(data_directory, own, err)) &&
+	return (own[0] != '\0' || new_token(data_directory, true, own, err)) &&
 		put_lineage(repo, sysid, data_directory, 1, own, &result, err);
 }
 
@@ -223,9 +244,15 @@ lineage_require(Repository *repo, const char *sysid, const char *data_directory,
 		return false;
 	if (*generation == 0)
 	{
-		/* Read again: another copy may have registered at the same moment. */
-		if (!register_first(repo, sysid, data_directory, own, err) ||
-			!newest(repo, sysid, generation, registered, owner, sizeof(owner), err))
+		DrError		ignored;
+
+		bool		first = holds_nothing(repo, sysid, err);
+		DrError    *why = first ? err : &ignored;
+
+		/* Read again: another process may have registered at the same moment. */
+		if ((first && !register_first(repo, sysid, data_directory, own, err)) ||
+			!newest(repo, sysid, generation, registered, owner, sizeof(owner), why) ||
+			!token_read(data_directory, own, why) || *generation == 0)
 			return false;
 	}
 	if (strcmp(own, registered) == 0)
@@ -265,7 +292,7 @@ lineage_adopt(Repository *repo, const char *sysid, const char *data_directory,
 	StoreResult result;
 
 	if (!newest(repo, sysid, generation, registered, owner, sizeof(owner), err) ||
-		!new_token(data_directory, own, err))
+		!new_token(data_directory, false, own, err))
 		return false;
 	*generation += 1;
 	if (!put_lineage(repo, sysid, data_directory, *generation, own, &result, err))

@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "flow/lineage.h"
 #include "flow/repository.h"
 
 #define RACERS	8
@@ -38,7 +39,9 @@ typedef struct Racer
 {
 	pthread_barrier_t *start;
 	const char *url;
+	const char *data_directory;
 	Repository	repo;
+	uint32		generation;
 	DrError		err;
 	bool		ok;
 } Racer;
@@ -49,11 +52,15 @@ race(void *arg)
 	Racer	   *r = arg;
 
 	pthread_barrier_wait(r->start);
-	r->ok = repository_open(&r->repo, r->url, "none", true, &r->err);
+	r->ok = repository_open(&r->repo, r->url, "none", true, &r->err) &&
+		lineage_require(&r->repo, "7", r->data_directory, &r->generation, &r->err);
 	return NULL;
 }
 
-/* R1: however many create it at once, there is one repository, with one key. */
+/*
+ * R1: however many create it at once, there is one repository, with one key; and
+ * the processes of one cluster have one token.
+ */
 static void
 test_creation_race(void **state)
 {
@@ -63,15 +70,22 @@ test_creation_race(void **state)
 		pthread_t	threads[RACERS];
 		Racer		racers[RACERS] = {0};
 		char		url[96];
+		char		data[96];
+		char		dynshmem[128];
 		int			creators = 0;
 
 		snprintf(url, sizeof(url), "file://%s/race%d", top, n);
+		snprintf(data, sizeof(data), "%s/data%d", top, n);
+		snprintf(dynshmem, sizeof(dynshmem), "%s/pg_dynshmem", data);
 		assert_int_equal(mkdir(url + 7, 0700), 0);
+		assert_int_equal(mkdir(data, 0700), 0);
+		assert_int_equal(mkdir(dynshmem, 0700), 0);
 		pthread_barrier_init(&start, NULL, RACERS);
 		for (int i = 0; i < RACERS; i++)
 		{
 			racers[i].start = &start;
 			racers[i].url = url;
+			racers[i].data_directory = data;
 			assert_int_equal(pthread_create(&threads[i], NULL, race, &racers[i]), 0);
 		}
 		for (int i = 0; i < RACERS; i++)
@@ -82,6 +96,7 @@ test_creation_race(void **state)
 				fail_msg("race %d: %s %s", n, racers[i].err.message, racers[i].err.detail);
 			assert_memory_equal(racers[i].repo.id, racers[0].repo.id, 16);
 			assert_int_equal(racers[i].repo.keyring.n, 1);
+			assert_int_equal(racers[i].generation, 1);
 			assert_memory_equal(&racers[i].repo.keyring.epochs[0], &racers[0].repo.keyring.epochs[0], sizeof(EpochKey));
 			creators += racers[i].repo.created;
 		}
