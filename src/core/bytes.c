@@ -137,26 +137,36 @@ gf_multiply(uint32 a, uint32 b)
 	return product;
 }
 
-/*
- * Appending len bytes multiplies a CRC by x^(8 * len): square and multiply.
- */
-uint32
-crc32c_combine(uint32 crc_a, uint32 crc_b, uint64 len_b)
+/* x^(8 * len): square and multiply.  The same few lengths come again and again. */
+static uint32
+crc_shift(uint64 len)
 {
+	static __thread uint64 last_len = 0;
+	static __thread uint32 last_shift = 0x80000000u;
 	uint32		square = 0x00800000u;	/* x^8 */
 	uint32		shift = 0x80000000u;	/* x^0 */
 
-	for (; len_b != 0; len_b >>= 1)
+	if (len == last_len)
+		return last_shift;
+	for (uint64 n = len; n != 0; n >>= 1)
 	{
-		if (len_b & 1)
+		if (n & 1)
 			shift = gf_multiply(shift, square);
 		square = gf_multiply(square, square);
 	}
-	return gf_multiply(shift, crc_a) ^ crc_b;
+	last_len = len;
+	return last_shift = shift;
+}
+
+/* Appending len bytes multiplies a CRC by x^(8 * len). */
+uint32
+crc32c_combine(uint32 crc_a, uint32 crc_b, uint64 len_b)
+{
+	return gf_multiply(crc_shift(len_b), crc_a) ^ crc_b;
 }
 
 #ifdef __x86_64__
-#define THREE_WORTH		(64 * 1024)
+#define THREE_WORTH		4096
 
 /*
  * The processor can begin a CRC instruction every cycle, but has its result
