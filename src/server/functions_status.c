@@ -22,6 +22,7 @@
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
+#include "message.h"
 #include "pg_dr.h"
 #include "shmem.h"
 
@@ -170,6 +171,10 @@ dr_archiving_finding(DrFinding *f)
 	dr_lock(LW_SHARED);
 	*a = dr_shared->archiver;
 	dr_unlock();
+
+	/* The archiver has no database, and so another encoding than we. */
+	dr_sanitize(a->failure.message, strlen(a->failure.message), false);
+	dr_sanitize(a->failure.hint, strlen(a->failure.hint), false);
 	look_at_backlog(&b);
 	f->hint = NULL;
 	if (!XLogArchivingActive() || !dr_is_archive_library())
