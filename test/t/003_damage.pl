@@ -55,6 +55,10 @@ for my $encryption (1, 0)
 	damaged($node, "$sealed: a segment in place of a pack", $packs[0], sub { copy($node->object_path($wal[2]), $_[0]) });
 	damaged($node, "$sealed: a pack in place of the manifest", $backup, sub { copy($node->object_path($packs[0]), $_[0]) });
 
+	damaged($node, "$sealed: a link in place of a segment", $wal[1],
+		sub { copy($_[0], "$_[0]-moved"); unlink $_[0]; symlink "$_[0]-moved", $_[0] or die $! });
+	unlink $node->object_path("$wal[1]-moved");
+
 	# Random bytes of random objects.
 	my @needed = ($backup, @packs, @wal, map { $_->[1] } @kinds[ 0, 1 ]);
 	for my $trial (1 .. (campaign() ? 200 : 20))
@@ -66,10 +70,37 @@ for my $encryption (1, 0)
 			sub { $removed ? unlink $_[0] : flip($_[0], $at) });
 	}
 
+	# What is not ours is left alone, and in nobody's way.
+	my @strangers = map { "$node->{repository}/$_" } 'lost+found', 'keys/00000001.bak', 'keys/x', substr($backup, 0, -8) . 'pack-1',
+		substr($wal[0], 0, -24) . 'ffffffff', substr($wal[0], 0, -24) . '.hidden', $node->system_identifier . '/wal/notes.txt';
+	append_to_file($_, 'not a pg_dr object') for @strangers;
 	my $good = $node->restored("good_$sealed");
+	is(scalar(grep { -e } @strangers), scalar @strangers, "$sealed: what is not ours is still there");
 	is($good->checksums, $sum, "$sealed: with everything put right it restores");
 	$good->stop;
 }
+
+# Objects of another repository, opened by the same key, are not ours either.
+my $one = PgDr::Test->create('one', wal_segsize => 1);
+my $two = PgDr::Test->create('two', wal_segsize => 1, start => 0);
+copy($one->{key_file}, $two->{key_file}) or die $!;
+$two->start;
+$two->safe_psql('postgres', 'CREATE EXTENSION pg_dr');
+my %needed;
+for my $node ($one, $two)
+{
+	my $id = $node->full_backup;
+	my $first = $node->safe_psql('postgres', "SELECT pg_walfile_name(start_lsn) FROM dr_backups WHERE id = '$id'");
+	$node->wait_archived;
+	$needed{$node} = [ $node->wal_object($first), $node->objects(qr{/backup/\Q$id\E/(pack-00000001|manifest)$}), 'keys/00000001' ];
+}
+$one->destroy;
+for my $i (0 .. $#{ $needed{$one} })
+{
+	my ($ours, $theirs) = ($needed{$one}[$i], $needed{$two}[$i]);
+	damaged($one, "$theirs of another repository", $ours, sub { copy($two->object_path($theirs), $_[0]) or die $! });
+}
+$two->stop;
 
 sub segment_of
 {

@@ -353,7 +353,9 @@ class Repository:
         self.keys = self.keyring(max(generations))
 
     def read(self, name):
-        with open(os.path.join(self.directory, name), 'rb') as file:
+        path = os.path.join(self.directory, name)
+        need(os.path.isfile(path) and not os.path.islink(path), 'name', 'not a regular file')
+        with open(path, 'rb') as file:
             return file.read()
 
     def keyring(self, name):
