@@ -25,7 +25,8 @@ static const struct
 		"      the backups in a repository, and the WAL\n"},
 	{"restore", restore_main,
 		"  pg_dr restore --repository URL --key-file FILE --pgdata DIR [--backup ID]\n"
-		"      [--target-time T | --target-lsn L | --target-xid X | --target-name N | --target-immediate]\n"
+		"      [--target-time T | --target-lsn L | --target-xid X | --target-name N |\n"
+		"       --target-immediate]\n"
 		"      [--target-timeline T] [--target-exclusive] [--target-action pause|promote|shutdown]\n"
 		"      [--tablespace OLD=NEW]... [--config-dir DIR] [--standby] [--jobs N]\n"
 		"      [--system-identifier N]\n"

@@ -62,7 +62,8 @@ is($copy->safe_psql('postgres', 'SELECT count(*) FROM forgotten'), 0, 'an unlogg
 isnt(($copy->psql('postgres', 'SELECT count(*) FROM bad'))[0], 0, 'the server finds the damage where it was');
 $copy->stop;
 my ($checked) = run_command([ 'pg_checksums', '--check', '-D', $copy->data_dir ]);
-like($checked, qr/^Bad checksums:\s*@{[ scalar @wrong ]}$/m, 'pg_checksums counts the same pages');
+# One with a header of zeros counts as new in some majors.
+like($checked, qr/^Bad checksums:\s*(@{[ scalar @wrong ]}|@{[ @wrong - 1 ]})$/m, 'pg_checksums counts the same pages');
 
 sub corrupt
 {
