@@ -71,9 +71,3 @@ relmap_whole(const uint8 *data, size_t n)
 	memcpy(&crc, data + at, sizeof(crc));
 	return crc32c(data, at) == crc;
 }
-
-uint32
-control_version_supported(void)
-{
-	return PG_CONTROL_VERSION;
-}

@@ -31,7 +31,4 @@ extern bool control_invalidate_checkpoint(uint8 *data, size_t n);
 /* A relation map, as far as it can be told: unknown layouts count as whole. */
 extern bool relmap_whole(const uint8 *data, size_t n);
 
-/* The control file's version that this program understands. */
-extern uint32 control_version_supported(void);
-
 #endif							/* PGDR_CONTROL_H */

@@ -91,7 +91,7 @@ restore_prepare(Restore *r, Repository *repo, const char *sysid, const char *id,
 		if (record.type == RECORD_PACK)
 			note_pack(r, &record.u.pack);
 	} while (record.type != RECORD_END);
-	if (r->manifest.info.control_version != control_version_supported())
+	if (r->manifest.info.server_version_num / 10000 != PG_VERSION_NUM / 10000)
 	{
 		dr_error(err, DR_CONFIG, "backup %s is of another major version of PostgreSQL", id);
 		dr_detail(err, "It was taken from server version %d; this program was built for PostgreSQL %s.",
