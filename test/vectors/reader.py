@@ -272,7 +272,7 @@ class Manifest:
         return 0, os.fsencode(path).split(b'/')
 
     def file(self):
-        kind, mode, mtime, size, crc = self.take('<BIQQI')
+        kind, mode, mtime, size, crc = self.take('<BIqQI')
         need(kind <= 6, 'manifest', f'class {kind}')
         path = self.path()
         frames = [self.take('<IIIII') for _ in range(self.take('<I'))]
