@@ -1,5 +1,5 @@
 -- What CREATE EXTENSION makes, and that each of it says what it is for.
-\dx pg_dr
+SELECT extname, extversion, nspname FROM pg_extension JOIN pg_namespace AS n ON n.oid = extnamespace WHERE extname = 'pg_dr';
 SELECT pg_describe_object(classid, objid, 0) AS object
 FROM pg_depend
 WHERE refclassid = 'pg_extension'::regclass AND deptype = 'e' AND classid <> 'pg_type'::regclass	-- 17 lists row types
