@@ -361,11 +361,11 @@ write_packs(Backup *b)
 static bool
 store_manifest(Backup *b, DrError *err)
 {
-	const Bytes *content;
+	const Bytes *content = NULL;
 	SealBuffer	buffer = {0};
 	ObjectName	name;
-	uint64		plain_length;
-	uint32		crc;
+	uint64		plain_length = 0;
+	uint32		crc = 0;
 	bool		ok;
 
 	set_phase(b, "writing manifest");

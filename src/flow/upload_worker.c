@@ -283,7 +283,7 @@ need_pack(Worker *w, DrError *err)
 static bool
 pack_frame(Worker *w, size_t n, Frame *frame, DrError *err)
 {
-	size_t		stored;
+	size_t		stored = 0;
 
 	if (!codec_compress(&w->codec, w->raw, n, w->compressed, FRAME_BOUND, &stored, err) ||
 		!need_pack(w, err))

@@ -88,7 +88,7 @@ seal_file(Repository *repo, const Bytes *plain, int level, const char *name, Sea
 {
 	size_t		bound = ZSTD_compressBound(plain->len);
 	uint8	   *compressed = pg_malloc(bound);
-	size_t		n;
+	size_t		n = 0;
 	Codec		codec;
 	bool		ok;
 

@@ -324,7 +324,7 @@ static bool
 write_settings(Restore *r, const RecoveryOptions *o, DrError *err)
 {
 	char	   *path = psprintf("%s/postgresql.auto.conf", r->pgdata);
-	char	   *command;
+	char	   *command = NULL;
 	Bytes		text = {0};
 	bool		ok;
 
