@@ -39,7 +39,7 @@ $node->safe_psql($_, q{
 # A temporary table lives through the backup, and must not be in it.
 my $session = $node->background_psql('postgres');
 $session->query_safe('CREATE TEMP TABLE temporary AS SELECT generate_series(1, 10000) a');
-my $temporary = $node->data_dir . '/' . $session->query_safe(q{SELECT pg_relation_filepath('temporary')});
+my $temporary = $node->data_dir . '/' . $session->query_safe(q{SELECT pg_relation_filepath('temporary')}) =~ s/\s+$//r;	# 16 leaves a newline
 ok(-s $temporary, 'a temporary table has a file');
 
 my $id = $node->full_backup;
