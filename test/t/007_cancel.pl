@@ -65,8 +65,40 @@ my $id = $node->safe_psql('postgres', q{SELECT dr_backup('full', wait => false)}
 $node->poll_query_until('postgres', "SELECT status NOT IN ('running', 'requested', 'starting') FROM dr_backups WHERE id = '$id'");
 is_deeply([ grep { $_ eq $id } $node->listed ], [$id], 'wait => false: the backup is made without us');
 
-# Two at a time: the second is refused or waits; it never disturbs the first.
+# A smart shutdown waits for sessions, not for a backup that nobody waits for.
 my $offset = -s $node->logfile;
+$node->hold_at('backup.pack_stored');
+$id = $node->safe_psql('postgres', q{SELECT dr_backup('full', wait => false)});
+$node->wait_held('backup.pack_stored', $offset);
+my ($agent) = $node->agents;
+$node->append_conf('postgresql.conf', "pg_dr.debug_hold_at = ''");
+$node->stop('smart');
+wait_until('the child is gone', sub { process_gone($agent) });
+$node->start;
+$node->poll_query_until('postgres', "SELECT status <> 'running' FROM dr_backups WHERE id = '$id'");
+like($node->safe_psql('postgres', "SELECT status FROM dr_backups WHERE id = '$id'"), qr/interrupted|failed|cancelled/, 'smart shutdown: the row says so');
+is_deeply([ grep { $_ eq $id } $node->listed ], [], 'smart shutdown: there is no such backup');
+
+# How far it is: to the one who waits, and to others.
+my $megabytes = $node->safe_psql('postgres', 'SELECT sum(pg_database_size(oid)) / 1048576 FROM pg_database');
+my $rate = int($megabytes / 7);
+$node->append_conf('postgresql.conf', "pg_dr.max_rate = '${rate}MB'");
+$node->reload;
+$node->safe_psql('postgres', 'SELECT pg_sleep(0.5)');
+my $began = time;
+my $finish = $node->start_backup;
+$node->poll_query_until('postgres', 'SELECT bytes_done > 0 AND bytes_total > bytes_done AND percent BETWEEN 1 AND 99 AND files_total > 0 FROM dr_progress');
+pass('dr_progress shows bytes, files and percent while it runs');
+my ($status, $out, $said) = $finish->();
+is($status, 0, 'a throttled backup succeeds');
+cmp_ok(time - $began, '>=', 5, 'and is as slow as pg_dr.max_rate says');
+like($said, qr{NOTICE:  backup \S+: copying, \d+%, \d+ \w+ of \d+ \w+, \d+ \w+/s, \d+ s left}, 'the one who waits is told how far it is');
+$node->append_conf('postgresql.conf', 'pg_dr.max_rate = 0');
+$node->reload;
+$node->safe_psql('postgres', 'SELECT pg_sleep(0.5)');
+
+# Two at a time: the second is refused or waits; it never disturbs the first.
+$offset = -s $node->logfile;
 $node->hold_at('backup.pack_stored');
 my $first = $node->start_backup;
 $node->wait_held('backup.pack_stored', $offset);
