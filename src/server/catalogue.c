@@ -2,7 +2,8 @@
  * catalogue.c
  *	  The tables in schema dr: all of the SQL that reads or writes them.
  *
- * One idea: the repository is the truth, these tables are its index.  A write
+ * One idea: the repository is the truth, these tables are its index.  But for a
+ * backup's first row, without which it does not begin, a write
  * that fails costs a row, never a backup, and dr_sync() brings it back.
  *
  * Statements name every relation with its schema and rely on pg_catalog for
