@@ -110,6 +110,23 @@ COMMENT ON COLUMN dr.corrupt_page.expected IS 'checksum of the page''s content';
 COMMENT ON COLUMN dr.corrupt_page.found IS 'checksum in the page''s header';
 COMMENT ON COLUMN dr.corrupt_page.lsn IS 'LSN in the page''s header';
 
+CREATE TABLE dr.probe (
+	repository text NOT NULL,
+	name text NOT NULL,
+	status text NOT NULL CHECK (status IN ('ok', 'warning', 'critical')),
+	detail text NOT NULL,
+	hint text,
+	probed_at timestamptz NOT NULL,
+	PRIMARY KEY (repository, name)
+);
+COMMENT ON TABLE dr.probe IS 'how the store behaved when it was last probed: by dr_check(), or when the repository was created';
+COMMENT ON COLUMN dr.probe.repository IS 'name of the repository';
+COMMENT ON COLUMN dr.probe.name IS 'what was asked: create_only, create_only_race, ranged_read, list_after_put, remove; of S3 also content_md5, clock, object_lock, tls';
+COMMENT ON COLUMN dr.probe.status IS 'ok, warning, critical';
+COMMENT ON COLUMN dr.probe.detail IS 'what was found, and what it costs';
+COMMENT ON COLUMN dr.probe.hint IS 'what to do about it';
+COMMENT ON COLUMN dr.probe.probed_at IS 'when';
+
 --
 -- What a DBA calls
 --
@@ -219,6 +236,14 @@ CREATE VIEW @extschema@.dr_status AS
 					   AND system_identifier = (SELECT c.system_identifier::text FROM pg_control_system() AS c)
 				   ORDER BY finished_at DESC LIMIT 1) AS b ON true
 	UNION ALL
+	SELECT 'store',
+		CASE WHEN bool_or(status = 'critical') THEN 'critical' WHEN bool_or(status = 'warning') THEN 'warning' ELSE 'ok' END,
+		CASE WHEN count(*) = 0 THEN 'not probed yet'
+			ELSE format('probed %s ago: %s', date_trunc('second', now() - max(probed_at)),
+				coalesce(string_agg(detail, '; ' ORDER BY name) FILTER (WHERE status <> 'ok'), 'it keeps its promises')) END,
+		CASE WHEN count(*) = 0 THEN 'Call dr_check().' ELSE string_agg(DISTINCT hint, ' ') FILTER (WHERE status <> 'ok') END
+	FROM dr.probe
+	UNION ALL
 	SELECT concern, status, detail, hint FROM dr.state();
 COMMENT ON VIEW @extschema@.dr_status IS 'is the cluster safe? one row per concern, cheap enough for monitoring';
 
@@ -230,5 +255,5 @@ REVOKE ALL ON FUNCTION @extschema@.dr_backup(text, text, boolean, boolean), @ext
 	dr.jobs(), dr.recent_segments(), dr.state() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION dr.jobs(), dr.recent_segments(), dr.state(), @extschema@.dr_check() TO pg_monitor;
 GRANT USAGE ON SCHEMA dr TO pg_monitor;
-GRANT SELECT ON dr.backup, dr.object, dr.wal_segment, dr.corrupt_page,
+GRANT SELECT ON dr.backup, dr.object, dr.wal_segment, dr.corrupt_page, dr.probe,
 	@extschema@.dr_backups, @extschema@.dr_progress, @extschema@.dr_wal, @extschema@.dr_status TO pg_monitor;

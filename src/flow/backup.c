@@ -19,8 +19,8 @@
 #include "flow/inventory.h"
 #include "flow/wal.h"
 
-#define POLL_US			200000	/* between looks for a WAL segment */
-#define WAITING_EVERY	5		/* polls per waiting event */
+#define POLL_FIRST_US	10000	/* between looks for a WAL segment, */
+#define POLL_MOST_US	1000000	/* each longer than the one before; and between waiting events */
 
 static void
 set_phase(Backup *b, const char *phase)
@@ -288,14 +288,20 @@ wait_for_wal(Backup *b, const char *file, DrError *err)
 	Bytes		plain = {0};
 	SealHeader	header;
 	StoreResult r;
+	int64		pause = POLL_FIRST_US;
+	int64		said = 0;
 
-	for (int i = 0; (r = wal_fetch(b->repo, b->info.system_identifier, file, &plain, &header, err)) == STORE_ABSENT; i++)
+	while ((r = wal_fetch(b->repo, b->info.system_identifier, file, &plain, &header, err)) == STORE_ABSENT)
 	{
 		if (!check_cancelled(b, err))
 			break;
-		if (i % WAITING_EVERY == 0)
+		if (time_now() - said >= POLL_MOST_US)
+		{
 			b->waiting(b->arg, file);
-		usleep(POLL_US);
+			said = time_now();
+		}
+		usleep((useconds_t) pause);
+		pause = Min(pause * 2, POLL_MOST_US);
 	}
 	bytes_free(&plain);
 	return r == STORE_OK;
@@ -311,7 +317,7 @@ offer_history(Backup *b, const char *file, DrError *err)
 	char	   *path = psprintf("%s/pg_wal/%s", b->info.data_directory, file);
 	WalStored	stored;
 	bool		ok = access(path, F_OK) != 0 ||
-		wal_archive(b->repo, b->info.system_identifier, file, path, b->level, &stored, err);
+		wal_archive(b->repo, b->info.system_identifier, file, path, b->level, NULL, NULL, &stored, err);
 
 	pfree(path);
 	return ok;
@@ -403,14 +409,60 @@ read_back(Backup *b, DrError *err)
 	return ok;
 }
 
+/* ---- B4: what was confirmed is there ---- */
+
+typedef struct PackCount
+{
+	Backup	   *backup;
+	uint32		n;				/* packs seen, in order and of the right size */
+} PackCount;
+
+static bool
+count_pack(void *arg, const char *name, uint64 size, DrError *err)
+{
+	PackCount  *c = arg;
+	Upload	   *u = c->backup->upload;
+	ObjectName	expected;
+	ManifestPack pack;
+
+	if (object_kind(name) != KIND_PACK || c->n >= upload_packs(u))
+		return true;
+	name_pack(expected, c->backup->info.system_identifier, c->backup->info.id, c->n + 1);
+	upload_pack(u, c->n + 1, &pack);
+	if (strcmp(name, expected) == 0 && size == pack.size)
+		c->n++;
+	return true;
+}
+
+/* One listing for a thousand packs: the cheapest proof against a store that says yes and forgets. */
+static bool
+packs_are_there(Backup *b, DrError *err)
+{
+	PackCount	count = {b, 0};
+	ObjectName	missing;
+	char	   *prefix = psprintf("%s/backup/%s/", b->info.system_identifier, b->info.id);
+	bool		ok = store_list(b->repo->store, prefix, false, count_pack, &count, err);
+
+	pfree(prefix);
+	if (!ok || count.n == upload_packs(b->upload))
+		return ok;
+	name_pack(missing, b->info.system_identifier, b->info.id, count.n + 1);
+	dr_error(err, DR_DAMAGED, "object \"%s\" is not in repository \"%s\", although the store confirmed it",
+			 missing, b->repo->store->url);
+	return dr_hint(err, "Don't trust this store until its operator knows why.");
+}
+
 static void
 remove_manifest(Backup *b)
 {
 	ObjectName	name;
 	DrError		ignored;		/* the error that brought us here is the one to report */
 
+	const char *names[] = {name};
+
 	name_manifest(name, b->info.system_identifier, b->info.id);
-	store_remove(b->repo->store, name, &ignored);
+	store_set_patience(b->repo->store, STORE_PATIENCE_CLEANUP);
+	store_remove(b->repo->store, names, 1, &ignored);
 }
 
 static bool
@@ -424,7 +476,7 @@ run(Backup *b, DrError *err)
 	if (!upload_finish(b->upload, err))
 		return false;
 	upload_settle(b->upload, b->info.stop_lsn);
-	if (!wait_for_all_wal(b, err) || !check_cancelled(b, err))
+	if (!packs_are_there(b, err) || !wait_for_all_wal(b, err) || !check_cancelled(b, err))
 		return false;
 	write_packs(b);
 	stored = store_manifest(b, err);
@@ -459,6 +511,7 @@ backup_run(Backup *b, DrError *err)
 	if (!ok)
 		upload_discard(u);
 	upload_free(u);
+	store_set_patience(b->repo->store, STORE_PATIENCE_OWN);
 	manifest_writer_free(b->manifest);
 	b->manifest = NULL;
 	return ok;

@@ -8,6 +8,7 @@
  *	B2	The manifest is stored after every pack is durable and after every WAL
  *		segment from start to stop was fetched from the repository and opened.
  *	B3	backup_run returns true only after the manifest was read back whole.
+ *	B4	Before the manifest is written the store lists every pack, with its size.
  *
  * Copyright (c) 2026, pg_dr contributors
  */

@@ -22,7 +22,7 @@ struct Fetch
 	Repository *repo;
 	FetchSink	sink;
 	void	   *arg;
-	int			jobs;
+	int			n_buffers;
 	Queue		wanted;
 	Queue		fetched;
 	Queue		free_buffers;
@@ -45,6 +45,7 @@ fail(Fetch *f, const DrError *err)
 		f->error = *err;
 	}
 	pthread_mutex_unlock(&f->lock);
+	store_set_patience(f->repo->store, 0);
 	queue_abort(&f->wanted);
 	queue_abort(&f->fetched);
 	queue_abort(&f->free_buffers);
@@ -152,12 +153,13 @@ Fetch *
 fetch_new(Repository *repo, int jobs, FetchSink sink, void *arg)
 {
 	Fetch	   *f = pg_malloc0(sizeof(*f));
-	int			n_buffers = 2 * jobs + 1;	/* F3 */
+	int			n_getters = Max(jobs, 3);	/* in flight, so that the network's delay does not count */
+	int			n_buffers = jobs + n_getters;	/* F3 */
 
 	f->repo = repo;
 	f->sink = sink;
 	f->arg = arg;
-	f->jobs = jobs;
+	f->n_buffers = n_buffers;
 	pthread_mutex_init(&f->lock, NULL);
 	queue_init(&f->wanted, n_buffers);
 	queue_init(&f->fetched, n_buffers);
@@ -165,10 +167,10 @@ fetch_new(Repository *repo, int jobs, FetchSink sink, void *arg)
 	f->buffers = pg_malloc0(sizeof(Bytes) * n_buffers);
 	for (int i = 0; i < n_buffers; i++)
 		queue_push(&f->free_buffers, &f->buffers[i]);
-	f->threads = pg_malloc0(sizeof(pthread_t) * 2 * jobs);
-	for (int i = 0; i < 2 * jobs; i++)
+	f->threads = pg_malloc0(sizeof(pthread_t) * n_buffers);
+	for (int i = 0; i < n_buffers; i++)
 	{
-		bool		first = i < jobs;
+		bool		first = i < n_getters;
 		DrError		err;
 
 		if (pthread_create(&f->threads[i], NULL, first ? getter : opener, f) != 0)
@@ -223,13 +225,14 @@ fetch_finish(Fetch *f, bool abort, DrError *err)
 		pthread_join(f->threads[i], NULL);
 	queue_close(&f->fetched);
 	for (int i = 0; i < f->n_openers; i++)
-		pthread_join(f->threads[f->jobs + i], NULL);
+		pthread_join(f->threads[f->n_getters + i], NULL);
 	drop_jobs(&f->wanted);
 	drop_jobs(&f->fetched);
+	store_set_patience(f->repo->store, STORE_PATIENCE_OWN);
 	ok = !f->failed;			/* F2 */
 	if (!ok && !abort)
 		*err = f->error;
-	for (int i = 0; i < 2 * f->jobs + 1; i++)
+	for (int i = 0; i < f->n_buffers; i++)
 		bytes_free(&f->buffers[i]);
 	queue_destroy(&f->wanted);
 	queue_destroy(&f->fetched);

@@ -2,7 +2,7 @@
  * fetch.h
  *	  The fetch conveyor, mirror of upload: packs in, frames out.
  *
- *	  fetch_pack -> [jobs] -> getters: fetch the object
+ *	  fetch_pack -> [names] -> getters: fetch the object
  *	      -> [objects] -> openers: open the seal, decompress, check, hand to the sink
  *
  * Each pack is fetched once and each frame handed on once, in no particular
@@ -11,7 +11,7 @@
  *	F1	A sink gets a frame's raw bytes only after its seal, length and CRC-32C
  *		were right.
  *	F2	When fetch_finish returned true, every frame went through the sink.
- *	F3	Memory: (2 * jobs + 1) objects.
+ *	F3	Memory: jobs + max(jobs, 3) objects.
  *
  * Copyright (c) 2026, pg_dr contributors
  */

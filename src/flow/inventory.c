@@ -106,7 +106,8 @@ load_entry(Repository *repo, const char *sysid, BackupEntry *e, DrError *err)
 		}
 		manifest_close(&m);
 	}
-	if (r == STORE_FAILED && e->error.code == DR_IO)
+	/* Not that it is damaged, but that it could not be read: no reason to pass over it. */
+	if (r == STORE_FAILED && e->error.code != DR_DAMAGED)
 	{
 		*err = e->error;
 		return false;

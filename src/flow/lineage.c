@@ -15,6 +15,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "flow/generations.h"
+
 #define TOKEN_HEX	64
 
 typedef char Token[TOKEN_HEX + 1];
@@ -93,31 +95,28 @@ static bool
 newest(Repository *repo, const char *sysid, uint32 *generation, Token token, char *owner,
 	   size_t owner_size, DrError *err)
 {
-	Listing		l;
-	ObjectName	name;
-	Bytes		plain = {0};
+	Newest		found;
 	SealHeader	header;
+	uint8	   *content;
+	size_t		n;
 	char	   *prefix = psprintf("%s/lineage/", sysid);
 	json_t	   *object;
 	const char *text;
 	const char *host = "?";
 	const char *dir = "?";
-	bool		ok = repository_list(repo, prefix, false, &l, err);
+	bool		ok = newest_generation(repo->store, prefix, SMALL_OBJECT_MAX, &found, err);
 
 	pfree(prefix);
-	*generation = 0;
 	token[0] = owner[0] = '\0';
-	if (!ok)
+	*generation = ok ? found.generation : 0;
+	if (!ok || found.generation == 0)
+		return ok;
+	if (!repository_unseal(repo, found.name, &found.raw, &header, &content, &n, err))
+	{
+		bytes_free(&found.raw);
 		return false;
-	for (size_t i = 0; i < l.n; i++)
-		*generation = Max(*generation, name_generation(l.names[i]));
-	listing_free(&l);
-	if (*generation == 0)
-		return true;
-	name_lineage(name, sysid, *generation);
-	if (repository_get_plain(repo, name, SMALL_OBJECT_MAX, &plain, &header, err) != STORE_OK)
-		return false;
-	object = json_loadb((char *) plain.data, plain.len, 0, NULL);
+	}
+	object = json_loadb((char *) content, n, 0, NULL);
 	ok = json_unpack(object, "{s:s, s?s, s?s}", "token", &text, "host", &host,
 					 "data_directory", &dir) == 0 && strlen(text) == TOKEN_HEX;
 	if (ok)
@@ -126,9 +125,9 @@ newest(Repository *repo, const char *sysid, uint32 *generation, Token token, cha
 		snprintf(owner, owner_size, "host %s, data directory \"%s\"", host, dir);
 	}
 	else
-		dr_error(err, DR_DAMAGED, "object \"%s\" is not a lineage", name);
+		dr_error(err, DR_DAMAGED, "object \"%s\" is not a lineage", found.name);
 	json_decref(object);
-	bytes_free(&plain);
+	bytes_free(&found.raw);
 	return ok;
 }
 

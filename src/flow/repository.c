@@ -11,8 +11,13 @@
 
 #include <fcntl.h>
 #include <openssl/crypto.h>
+#include <pthread.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+#include "flow/generations.h"
+
+#define KEYRING_PREFIX	"keys/"
 
 bool
 recipient_load(const char *key_file, Recipient *out, DrError *err)
@@ -96,7 +101,8 @@ listing_free(Listing *l)
 
 /*
  * R1: nothing may be there but repository.json and, when that is known, a
- * directory for the keyring that another writer is about to store.
+ * directory for the keyring that another writer is about to store.  What a
+ * probe left is nothing.
  */
 static bool
 require_empty(Repository *repo, bool identified, DrError *err)
@@ -108,7 +114,7 @@ require_empty(Repository *repo, bool identified, DrError *err)
 	if (!repository_list(repo, "", false, &l, err))
 		return false;
 	for (size_t i = 0; i < l.n; i++)
-		if (strcmp(l.names[i], REPOSITORY_OBJECT) != 0 &&
+		if (strcmp(l.names[i], REPOSITORY_OBJECT) != 0 && strcmp(l.names[i], STORE_PROBE_PREFIX) != 0 &&
 			!(identified && strcmp(l.names[i], "keys/") == 0))
 		{
 			empty = false;
@@ -129,8 +135,11 @@ require_empty(Repository *repo, bool identified, DrError *err)
 static bool
 put_unless_taken(Repository *repo, const char *name, const void *data, size_t n, DrError *err)
 {
-	StoreResult r = store_put(repo->store, name, data, n, err);
+	uint8		hash[32];
+	StoreResult r;
 
+	sha256(data, n, hash);
+	r = store_put(repo->store, name, data, n, hash, err);
 	repo->created |= r == STORE_OK;
 	return r == STORE_OK || r == STORE_TAKEN;
 }
@@ -147,63 +156,55 @@ read_identity(Repository *repo, DrError *err)
 	return r;
 }
 
-static bool
-open_identity(Repository *repo, bool create, DrError *err)
+static void
+no_finding(void *arg, const char *name, const char *status, const char *detail, const char *hint)
 {
-	StoreResult r = read_identity(repo, err);
-	DrError		ignored;
-
-	if (r == STORE_ABSENT && create)
-	{
-		uint8		id[16];
-		char		text[REPOSITORY_TEXT_MAX];
-
-		/* Not empty, because another writer has just created it? */
-		if (!require_empty(repo, false, err))
-			return read_identity(repo, &ignored) == STORE_OK;
-		random_bytes(id, sizeof(id));
-		repository_text(id, time_now() / 1000000, text);
-		if (!put_unless_taken(repo, REPOSITORY_OBJECT, text, strlen(text), err))
-			return false;
-		r = read_identity(repo, err);
-	}
-	if (r == STORE_ABSENT)
-	{
-		dr_error(err, DR_ABSENT, "\"%s\" is not a pg_dr repository: \"" REPOSITORY_OBJECT "\" does not exist",
-				 repo->store->url);
-		dr_hint(err, "Check the URL, and that the file system is mounted.");
-	}
-	return r == STORE_OK;
 }
 
-/* The highest generation's name; empty when there is none. */
 static bool
-newest_keyring(Repository *repo, ObjectName name, DrError *err)
+create_identity(Repository *repo, const RepositoryAccess *access, DrError *err)
 {
-	Listing		l;
-	uint32		newest = 0;
+	uint8		id[16];
+	char		text[REPOSITORY_TEXT_MAX];
+	DrError		ignored;
 
-	if (!repository_list(repo, "keys/", false, &l, err))
+	/* Not empty, because another writer has just created it? */
+	if (!require_empty(repo, false, err))
+		return read_identity(repo, &ignored) == STORE_OK;
+	if (!store_probe(repo->store, access->finding ? access->finding : no_finding, access->arg, err))
 		return false;
-	for (size_t i = 0; i < l.n; i++)
-		newest = Max(newest, name_generation(l.names[i]));
-	listing_free(&l);
-	name[0] = '\0';
-	if (newest > 0)
-		name_keyring(name, newest);
-	return true;
+	random_bytes(id, sizeof(id));
+	repository_text(id, time_now() / 1000000, text);
+	return put_unless_taken(repo, REPOSITORY_OBJECT, text, strlen(text), err);
+}
+
+static void
+not_a_repository(Repository *repo, DrError *err)
+{
+	dr_error(err, DR_ABSENT, "\"%s\" is not a pg_dr repository: \"" REPOSITORY_OBJECT "\" does not exist",
+			 repo->store->url);
+	dr_hint(err, "Check the URL; of a directory, that its file system is mounted.");
 }
 
 /* The first one: ours, or that of another writer at the same moment. */
 static bool
-create_keyring(Repository *repo, ObjectName name, DrError *err)
+create_keyring(Repository *repo, DrError *err)
 {
+	ObjectName	name;
 	Bytes		data = {0};
-	DrError		ignored;
 	bool		ok;
 
+	/* Not empty, because another writer has just created it? */
 	if (!require_empty(repo, true, err))
-		return newest_keyring(repo, name, &ignored) && name[0] != '\0';
+	{
+		Newest		found;
+		DrError		ignored;
+
+		ok = newest_generation(repo->store, KEYRING_PREFIX, SMALL_OBJECT_MAX, &found, &ignored) &&
+			found.generation > 0;
+		bytes_free(&found.raw);
+		return ok;
+	}
 	name_keyring(name, 1);
 	ok = keyring_create(repo->id, &repo->recipient, 1, &data, err) &&
 		put_unless_taken(repo, name, data.data, data.len, err);
@@ -212,37 +213,90 @@ create_keyring(Repository *repo, ObjectName name, DrError *err)
 }
 
 static bool
-open_keyring(Repository *repo, bool create, DrError *err)
+open_keyring(Repository *repo, const Newest *newest, DrError *err)
 {
-	ObjectName	name;
-	Bytes		data = {0};
-	bool		ok;
+	if (newest->generation > 0)
+		return keyring_open(newest->raw.data, newest->raw.len, newest->name, repo->id,
+							&repo->recipient, &repo->keyring, err);
+	dr_error(err, DR_DAMAGED, "repository \"%s\" has no keyring: nothing exists below \"keys/\"",
+			 repo->store->url);
+	return dr_hint(err, "Bring \"keys/00000001\" back from a copy; without it nothing can be opened.");
+}
 
-	if (!newest_keyring(repo, name, err) ||
-		(name[0] == '\0' && create && !create_keyring(repo, name, err)))
-		return false;
-	if (name[0] == '\0')
+/* Identity and keyring are asked for at the same time. */
+typedef struct Identity
+{
+	Repository *repo;
+	StoreResult result;
+	DrError		err;
+} Identity;
+
+static void *
+read_identity_thread(void *arg)
+{
+	Identity   *identity = arg;
+
+	identity->result = read_identity(identity->repo, &identity->err);
+	return NULL;
+}
+
+static bool
+read_both(Repository *repo, Identity *identity, Newest *newest, DrError *err)
+{
+	pthread_t	thread;
+	bool		threaded = pthread_create(&thread, NULL, read_identity_thread, identity) == 0;
+	bool		ok = newest_generation(repo->store, KEYRING_PREFIX, SMALL_OBJECT_MAX, newest, err);
+
+	if (threaded)
+		pthread_join(thread, NULL);
+	else
+		read_identity_thread(identity);
+	return ok;
+}
+
+static bool
+open_both(Repository *repo, const RepositoryAccess *access, bool create, DrError *err)
+{
+	Identity	identity = {.repo = repo};
+	Newest		newest;
+	bool		listed = read_both(repo, &identity, &newest, err);
+	bool		ok = identity.result == STORE_OK;
+
+	if (!ok && (identity.result != STORE_ABSENT || !create))
 	{
-		dr_error(err, DR_DAMAGED, "repository \"%s\" has no keyring: nothing exists below \"keys/\"",
-				 repo->store->url);
-		return dr_hint(err, "Bring \"keys/00000001\" back from a copy; without it nothing can be opened.");
+		*err = identity.err;
+		if (identity.result == STORE_ABSENT)
+			not_a_repository(repo, err);
 	}
-	ok = store_get(repo->store, name, SMALL_OBJECT_MAX, &data, err) == STORE_OK &&
-		keyring_open(data.data, data.len, name, repo->id, &repo->recipient, &repo->keyring, err);
-	bytes_free(&data);
+	else if (!ok)
+		ok = create_identity(repo, access, err) && read_identity(repo, err) == STORE_OK;
+	else
+		ok = listed;
+	if (ok && create && newest.generation == 0)
+	{
+		bytes_free(&newest.raw);
+		ok = create_keyring(repo, err) &&
+			newest_generation(repo->store, KEYRING_PREFIX, SMALL_OBJECT_MAX, &newest, err);
+	}
+	ok = ok && open_keyring(repo, &newest, err);
+	bytes_free(&newest.raw);
 	return ok;
 }
 
 bool
-repository_open(Repository *repo, const char *url, const char *key_file, bool create, DrError *err)
+repository_open(Repository *repo, const RepositoryAccess *access, bool create, DrError *err)
 {
 	memset(repo, 0, sizeof(*repo));
-	if (!recipient_load(key_file, &repo->recipient, err) ||
-		(repo->store = store_open(url, err)) == NULL)
+	if (!recipient_load(access->key_file, &repo->recipient, err) ||
+		(repo->store = store_open(access->url, access->credentials_file, err)) == NULL)
 		return false;
-	if ((!create || store_prepare(repo->store, err)) &&
-		open_identity(repo, create, err) && open_keyring(repo, create, err))
+	if (access->impatient)
+		store_set_patience(repo->store, STORE_PATIENCE_PERSON);
+	if ((!create || store_prepare(repo->store, err)) && open_both(repo, access, create, err))
+	{
+		store_set_patience(repo->store, STORE_PATIENCE_OWN);
 		return true;
+	}
 	repository_close(repo);
 	return false;
 }
@@ -285,7 +339,7 @@ StoreResult
 repository_put(Repository *repo, const SealBuffer *b, const char *name, uint8 hash[32], DrError *err)
 {
 	sha256(b->data, b->size, hash);
-	return store_put(repo->store, name, b->data, b->size, err);
+	return store_put(repo->store, name, b->data, b->size, hash, err);
 }
 
 static const EpochKey *

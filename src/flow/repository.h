@@ -32,8 +32,21 @@ typedef struct Repository
 /* Read a key file ("none": no encryption). */
 extern bool recipient_load(const char *key_file, Recipient *out, DrError *err);
 
-/* Open it; with "create", make what is not there where nothing is (R1). */
-extern bool repository_open(Repository *repo, const char *url, const char *key_file, bool create,
+/*
+ * Open it; with "create", make what is not there where nothing is (R1), once a
+ * probe has shown that the store keeps its rules.
+ */
+typedef struct RepositoryAccess
+{
+	const char *url;
+	const char *key_file;
+	const char *credentials_file;	/* NULL: none was named */
+	bool		impatient;		/* somebody waits: soon say what is wrong, if it is at once */
+	StoreFindingFn finding;		/* what the probe of a new one found; may be NULL */
+	void	   *arg;
+} RepositoryAccess;
+
+extern bool repository_open(Repository *repo, const RepositoryAccess *access, bool create,
 							DrError *err);
 extern void repository_close(Repository *repo);
 

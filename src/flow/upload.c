@@ -27,6 +27,7 @@ upload_fail(Upload *u, const DrError *err)
 	queue_abort(&u->ranges);
 	queue_abort(&u->free_packs);
 	queue_abort(&u->sealed);
+	store_set_patience(u->o.repo->store, 0);
 	return false;
 }
 
@@ -110,23 +111,25 @@ Upload *
 upload_new(const UploadOptions *options)
 {
 	Upload	   *u = pg_malloc0(sizeof(*u));
-	int			n_packs = 2 * options->jobs + 1;	/* U1 */
+	int			n_threads;
 
 	u->o = *options;
+	u->n_packs = UPLOAD_PACKS(options->jobs);	/* U1 */
+	n_threads = u->n_packs;		/* one for each pack that is being filled or stored */
 	pthread_mutex_init(&u->lock, NULL);
 	pthread_cond_init(&u->progressed, NULL);
 	queue_init(&u->ranges, WINDOW_FILES);
-	queue_init(&u->free_packs, n_packs);
-	queue_init(&u->sealed, n_packs);
-	u->packs = pg_malloc0(sizeof(Pack) * n_packs);
-	for (int i = 0; i < n_packs; i++)
+	queue_init(&u->free_packs, u->n_packs);
+	queue_init(&u->sealed, u->n_packs);
+	u->packs = pg_malloc0(sizeof(Pack) * u->n_packs);
+	for (int i = 0; i < u->n_packs; i++)
 	{
 		seal_buffer_init(&u->packs[i].buffer, PACK_TARGET);
 		queue_push(&u->free_packs, &u->packs[i]);
 	}
 	atomic_init(&u->flushed, options->start_lsn);
-	u->threads = pg_malloc0(sizeof(pthread_t) * 2 * options->jobs);
-	for (int i = 0; i < 2 * options->jobs; i++)
+	u->threads = pg_malloc0(sizeof(pthread_t) * n_threads);
+	for (int i = 0; i < n_threads; i++)
 	{
 		bool		worker = i < options->jobs;
 		DrError		err;
@@ -319,22 +322,38 @@ upload_progress(Upload *u, uint64 *bytes, uint64 *files, uint64 *stored)
 	*stored = atomic_load(&u->stored);
 }
 
+/* What can't be removed is garbage that nothing lists. */
+static bool
+discard_some(Upload *u, uint32 first, uint32 last)
+{
+	ObjectName *names = pg_malloc(sizeof(ObjectName) * DISCARD_AT_ONCE);
+	const char *pointers[DISCARD_AT_ONCE];
+	DrError		ignored;
+	bool		ok;
+
+	for (uint32 n = first; n <= last; n++)
+	{
+		name_pack(names[n - first], u->o.system_identifier, u->o.backup_id, n);
+		pointers[n - first] = names[n - first];
+	}
+	ok = store_remove(u->o.repo->store, pointers, last - first + 1, &ignored);
+	free(names);
+	return ok;
+}
+
 void
 upload_discard(Upload *u)
 {
+	bool		ok = true;
+
 	if (!u->finished)
 	{
 		upload_cancel(u);
 		join(u);
 	}
-	for (uint32 n = 1; n <= upload_packs(u); n++)
-	{
-		ObjectName	name;
-		DrError		ignored;	/* what can't be removed is garbage that nothing lists */
-
-		name_pack(name, u->o.system_identifier, u->o.backup_id, n);
-		store_remove(u->o.repo->store, name, &ignored);
-	}
+	store_set_patience(u->o.repo->store, STORE_PATIENCE_CLEANUP);
+	for (uint32 n = 1; ok && n <= upload_packs(u); n += DISCARD_AT_ONCE)
+		ok = discard_some(u, n, Min(upload_packs(u), n + DISCARD_AT_ONCE - 1));
 }
 
 void
@@ -357,7 +376,7 @@ upload_free(Upload *u)
 		u->oldest = f->next;
 		file_free(f);
 	}
-	for (int i = 0; i < 2 * u->o.jobs + 1; i++)
+	for (int i = 0; i < u->n_packs; i++)
 		seal_buffer_free(&u->packs[i].buffer);
 	for (int i = 0; i < u->n_suspects; i++)
 		free(u->suspects[i].path);

@@ -17,6 +17,10 @@
 #define RANGE_FRAMES	32		/* frames that one worker takes at once */
 #define WINDOW_FILES	8192	/* files in the conveyor */
 #define MAX_SUSPECTS	65536
+#define DISCARD_AT_ONCE	1000
+
+/* One for each worker, and as many in flight: three at least, so that the network's delay does not count. */
+#define UPLOAD_PACKS(jobs)	((jobs) + Max(jobs, 3))
 
 /* A file on its way; freed by the adding thread when it is the oldest and complete. */
 typedef struct UploadFile
@@ -73,8 +77,9 @@ struct Upload
 	Queue		ranges;
 	Queue		free_packs;
 	Queue		sealed;
+	int			n_packs;
 	Pack	   *packs;
-	pthread_t  *threads;		/* jobs workers, then jobs uploaders */
+	pthread_t  *threads;		/* n_packs: jobs workers, the others uploaders */
 	int			n_workers;		/* started */
 	int			n_uploaders;
 	bool		finished;

@@ -143,7 +143,7 @@ same_as_stored(Repository *repo, const char *sysid, const char *file, const Byte
 
 bool
 wal_archive(Repository *repo, const char *sysid, const char *file, const char *path, int level,
-			WalStored *stored, DrError *err)
+			bool (*may_store) (void *arg, DrError *err), void *arg, WalStored *stored, DrError *err)
 {
 	Bytes		plain = {0};
 	SealBuffer	b = {0};
@@ -157,7 +157,8 @@ wal_archive(Repository *repo, const char *sysid, const char *file, const char *p
 	if (read_file(path, WAL_OBJECT_MAX, &plain, err) &&
 		(wal.kind == KIND_HISTORY || wal.kind == KIND_BACKUP_HISTORY ||
 		 wal_header_check(plain.data, plain.len, sysid, file, err)) &&
-		seal_file(repo, &plain, level, stored->object, &b, err))
+		seal_file(repo, &plain, level, stored->object, &b, err) &&
+		(may_store == NULL || may_store(arg, err)))
 	{
 		StoreResult r;
 

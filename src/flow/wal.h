@@ -19,10 +19,12 @@ typedef struct WalStored
 
 /*
  * Store the file at path under its WAL name.  True: durable.  A name taken by
- * other bytes is DR_CONFLICT; a segment of another cluster is refused.
+ * other bytes is DR_CONFLICT; a segment of another cluster is refused.  When
+ * it is ready to be stored, may_store (or NULL) is asked.
  */
 extern bool wal_archive(Repository *repo, const char *sysid, const char *file, const char *path,
-						int level, WalStored *stored, DrError *err);
+						int level, bool (*may_store) (void *arg, DrError *err), void *arg,
+						WalStored *stored, DrError *err);
 
 /* The file's plain bytes, opened and checked whole. */
 extern StoreResult wal_fetch(Repository *repo, const char *sysid, const char *file, Bytes *plain,

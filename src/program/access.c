@@ -15,11 +15,22 @@ access_option(Access *a, int option, const char *value)
 		a->url = value;
 	else if (option == OPT_KEY_FILE)
 		a->key_file = value;
+	else if (option == OPT_CREDENTIALS_FILE)
+		a->credentials_file = value;
 	else if (option == OPT_SYSTEM_IDENTIFIER)
 		a->system_identifier = value;
 	else
 		return false;
 	return true;
+}
+
+bool
+access_open(const Access *a, bool impatient, Repository *repo, DrError *err)
+{
+	RepositoryAccess access = {.url = a->url, .key_file = a->key_file, .credentials_file = a->credentials_file,
+	.impatient = impatient};
+
+	return repository_open(repo, &access, false, err);
 }
 
 const char *

@@ -13,6 +13,7 @@ typedef struct Access
 {
 	const char *url;
 	const char *key_file;
+	const char *credentials_file;	/* NULL: where AWS's tools look */
 	const char *system_identifier;	/* NULL: the only one there is */
 } Access;
 
@@ -20,18 +21,23 @@ typedef struct Access
 #define ACCESS_OPTIONS \
 	{"repository", required_argument, NULL, OPT_REPOSITORY}, \
 	{"key-file", required_argument, NULL, OPT_KEY_FILE}, \
+	{"credentials-file", required_argument, NULL, OPT_CREDENTIALS_FILE}, \
 	{"system-identifier", required_argument, NULL, OPT_SYSTEM_IDENTIFIER}
 
 enum
 {
 	OPT_REPOSITORY = 1000,
 	OPT_KEY_FILE,
+	OPT_CREDENTIALS_FILE,
 	OPT_SYSTEM_IDENTIFIER,
 	OPT_COMMAND					/* a command's own begin here */
 };
 
 /* True when the option was one of these. */
 extern bool access_option(Access *a, int option, const char *value);
+
+/* Open the repository that they name; impatient: see RepositoryAccess. */
+extern bool access_open(const Access *a, bool impatient, Repository *repo, DrError *err);
 
 /* Are the required ones there?  NULL, or what is missing. */
 extern const char *access_missing(const Access *a);

@@ -16,6 +16,8 @@
 
 #include "core/step.h"
 
+#define ALIVE_EVERY_S	20
+
 static pthread_mutex_t out_lock = PTHREAD_MUTEX_INITIALIZER;
 
 static const struct
@@ -212,6 +214,32 @@ control_thread(void *arg)
 }
 
 /* ---- life ---- */
+
+static void *
+alive_thread(void *arg)
+{
+	Agent	   *a = arg;
+
+	for (;;)
+	{
+		sleep(ALIVE_EVERY_S);
+		if (atomic_load(&a->working))
+			agent_emit(json_pack("{s:s}", "event", "alive"));
+	}
+	return NULL;
+}
+
+void
+agent_alive(Agent *a, bool working)
+{
+	pthread_t	thread;
+
+	if (a->repo.store->ops->set_patience == NULL)
+		return;
+	atomic_store(&a->working, working);
+	if (!a->alive_started)
+		a->alive_started = pthread_create(&thread, NULL, alive_thread, a) == 0;
+}
 
 /* When memory runs out, we go before the server does. */
 static void

@@ -17,6 +17,8 @@
 typedef struct Agent
 {
 	Queue		requests;		/* json_t *, from the control thread */
+	atomic_bool working;		/* see agent_alive */
+	bool		alive_started;
 	pthread_mutex_t lock;		/* of backup */
 	Backup	   *backup;			/* the running one, for flush and cancel */
 
@@ -25,6 +27,7 @@ typedef struct Agent
 	Repository	repo;
 	Frontier	frontier;
 	uint32		lineage_generation;	/* that made us the writer */
+	int64		lineage_checked;	/* when nobody had been adopted yet; see time_now */
 	char		system_identifier[21];
 	char	   *data_directory;
 	int			jobs;
@@ -37,6 +40,13 @@ typedef struct Agent
 extern void agent_emit(json_t *object);
 extern void agent_emit_error(const DrError *err, bool fatal);
 extern void agent_emit_warning(const char *message);
+
+/*
+ * From now on, or no longer: say that we are alive every few seconds, because a
+ * slow network is no reason to kill us.  Only where every request to the store
+ * has an end of its own.
+ */
+extern void agent_alive(Agent *a, bool working);
 
 /* A text that may hold anything: bytes that are not UTF-8 become '?'. */
 extern json_t *json_lossy(const char *text);

@@ -10,6 +10,8 @@
 #include "flow/lineage.h"
 #include "flow/wal.h"
 
+#define LINEAGE_CHECK_US	1000000
+
 static bool
 bad_request(DrError *err, const char *op)
 {
@@ -37,29 +39,66 @@ check_version(json_t *request, DrError *err)
 	return dr_hint(err, "Install both from one build and restart the server.");
 }
 
+/*
+ * What the server's environment says of credentials and proxies: it comes by
+ * the socket, so that no environment of a process holds more than before.  Only
+ * the control thread runs beside us, and that one never looks.
+ */
+static void
+take_environment(json_t *variables)
+{
+	size_t		i;
+	json_t	   *variable;
+
+	json_array_foreach(variables, i, variable)
+	{
+		const char *text = json_string_value(variable);
+		const char *equals = text ? strchr(text, '=') : NULL;
+		char	   *name = equals ? pnstrdup(text, equals - text) : NULL;
+
+		if (name != NULL && name[0] != '\0')
+			setenv(name, equals + 1, 1);
+		free(name);
+	}
+}
+
+/* A probe's, while a repository is created or checked. */
+static void
+agent_emit_finding(void *arg, const char *name, const char *status, const char *detail, const char *hint)
+{
+	json_t	   *o = json_pack("{s:s, s:s, s:s, s:o, s:b}", "event", "check", "name", name,
+							  "status", status, "detail", json_lossy(detail), "probe", true);
+
+	if (hint[0] != '\0')
+		json_object_set_new(o, "hint", json_lossy(hint));
+	agent_emit(o);
+}
+
 bool
 agent_open(Agent *a, json_t *request, DrError *err)
 {
-	const char *url;
-	const char *key_file;
+	RepositoryAccess access = {.finding = agent_emit_finding};
 	const char *sysid;
 	const char *data_directory;
 	const char *hold_at = "";
 	json_int_t	max_rate = 0;
 	int			writer;
-	LineageState state;
+	LineageState state = LINEAGE_OURS;
 
 	if (a->opened || !check_version(request, err))
 		return a->opened ? bad_request(err, "open") : false;
-	if (json_unpack(request, "{s:s, s:s, s:s, s:s, s:i, s:i, s?I, s:b, s?s}",
-					"repository", &url, "key_file", &key_file, "system_identifier", &sysid,
+	if (json_unpack(request, "{s:s, s:s, s?s, s:s, s:s, s:i, s:i, s?I, s:b, s?s}",
+					"repository", &access.url, "key_file", &access.key_file,
+					"credentials_file", &access.credentials_file, "system_identifier", &sysid,
 					"data_directory", &data_directory, "jobs", &a->jobs, "compression_level", &a->level,
 					"max_rate", &max_rate, "writer", &writer, "hold_at", &hold_at) != 0 ||
 		!system_identifier_valid(sysid) || a->jobs < 1 || a->jobs > 64 || max_rate < 0)
 		return bad_request(err, "open");
-	if (!repository_open(&a->repo, url, key_file, writer, err))
+	access.impatient = true;
+	take_environment(json_object_get(request, "environment"));
+	if (!repository_open(&a->repo, &access, writer, err))
 		return false;
-	if ((writer && !lineage_require(&a->repo, sysid, data_directory, &a->lineage_generation, err)) ||
+	if (writer ? !lineage_require(&a->repo, sysid, data_directory, &a->lineage_generation, err) :
 		!lineage_state(&a->repo, sysid, data_directory, &state, err))
 	{
 		repository_close(&a->repo);
@@ -82,14 +121,75 @@ agent_open(Agent *a, json_t *request, DrError *err)
 
 /*
  * Another copy may have been adopted since the last file: then this one must
- * not go on.  The full check says who.
+ * not go on.  The full check says who.  At most one request a second: what
+ * slips through in between is of our own old timeline, create-only as ever.
  */
 static bool
 still_the_writer(Agent *a, DrError *err)
 {
-	return lineage_unchanged(&a->repo, a->system_identifier, a->lineage_generation, err) ||
-		(err->code == DR_LINEAGE &&
-		 lineage_require(&a->repo, a->system_identifier, a->data_directory, &a->lineage_generation, err));
+	int64		now = time_now();
+
+	if (now >= a->lineage_checked && now - a->lineage_checked < LINEAGE_CHECK_US)
+		return true;
+	if (!lineage_unchanged(&a->repo, a->system_identifier, a->lineage_generation, err) &&
+		(err->code != DR_LINEAGE ||
+		 !lineage_require(&a->repo, a->system_identifier, a->data_directory, &a->lineage_generation, err)))
+		return false;
+	a->lineage_checked = now;
+	return true;
+}
+
+/* It is asked while the file is read and compressed, and waited for before it is stored. */
+typedef struct WriterCheck
+{
+	Agent	   *agent;
+	pthread_t	thread;
+	bool		threaded;
+	bool		ok;
+	DrError		err;
+} WriterCheck;
+
+static void *
+writer_check_thread(void *arg)
+{
+	WriterCheck *c = arg;
+
+	c->ok = still_the_writer(c->agent, &c->err);
+	return NULL;
+}
+
+static void
+writer_check_wait(WriterCheck *c)
+{
+	if (c->threaded)
+		pthread_join(c->thread, NULL);
+	c->threaded = false;
+}
+
+static bool
+writer_check_result(void *arg, DrError *err)
+{
+	WriterCheck *c = arg;
+
+	writer_check_wait(c);
+	if (!c->ok)
+		*err = c->err;
+	return c->ok;
+}
+
+static bool
+archive_checked(Agent *a, const char *name, const char *path, WalStored *stored, DrError *err)
+{
+	WriterCheck check = {.agent = a};
+	bool		ok;
+
+	check.threaded = pthread_create(&check.thread, NULL, writer_check_thread, &check) == 0;
+	if (!check.threaded)
+		writer_check_thread(&check);
+	ok = wal_archive(&a->repo, a->system_identifier, name, path, a->level,
+					 writer_check_result, &check, stored, err);
+	writer_check_wait(&check);
+	return ok;
 }
 
 bool
@@ -98,11 +198,15 @@ agent_archive(Agent *a, json_t *request, DrError *err)
 	const char *name;
 	const char *path;
 	WalStored	stored;
+	bool		ok;
 
 	if (json_unpack(request, "{s:s, s:s}", "name", &name, "path", &path) != 0)
 		return bad_request(err, "archive");
-	if (!still_the_writer(a, err) ||
-		!wal_archive(&a->repo, a->system_identifier, name, path, a->level, &stored, err))
+	store_set_patience(a->repo.store, STORE_PATIENCE_PERSON);	/* the server tries again, and says why */
+	agent_alive(a, true);
+	ok = archive_checked(a, name, path, &stored, err);
+	agent_alive(a, false);
+	if (!ok)
 		return false;
 	agent_emit(json_pack("{s:s, s:s, s:I, s:o, s:b}", "event", "done", "object", stored.object,
 						 "size", (json_int_t) stored.size, "sha256", json_hex(stored.sha256, 32),
@@ -139,21 +243,16 @@ emit_check(const char *name, const char *status, const char *detail, const char 
 	agent_emit(o);
 }
 
-/* An object that is there must not be replaced by another. */
+/* What it finds is what there is to say: a store that fails has been reported. */
 static void
-check_create_only(Agent *a)
+check_store(Agent *a)
 {
 	DrError		err;
-	StoreResult r = store_prepare(a->repo.store, &err) ?
-		store_put(a->repo.store, REPOSITORY_OBJECT, "", 0, &err) : STORE_FAILED;
 
-	if (r == STORE_TAKEN)
-		emit_check("create_only", "ok", "the repository refuses to replace an object", "");
-	else if (r == STORE_OK)
-		emit_check("create_only", "critical", "the repository lets an object be replaced",
-				   "Use another repository: this one can't keep its history.");
+	if (!store_prepare(a->repo.store, &err))
+		agent_emit_finding(NULL, "create_only", "critical", err.message, err.hint);
 	else
-		emit_check("create_only", "critical", err.message, err.hint);
+		store_probe(a->repo.store, agent_emit_finding, NULL, &err);
 }
 
 static void
@@ -186,7 +285,7 @@ agent_check(Agent *a, json_t *request, DrError *err)
 				   "Whoever can read the repository can read the database.");
 	else
 		emit_check("encryption", "ok", "the key file opens the repository", "");
-	check_create_only(a);
+	check_store(a);
 	check_lineage(a);
 	agent_emit(json_pack("{s:s}", "event", "done"));
 	return true;
@@ -221,6 +320,11 @@ sync_backup(Agent *a, const char *id, DrError *err)
 
 	if (r == STORE_ABSENT)
 		return true;			/* in progress, or interrupted */
+	if (r == STORE_FAILED && why.code != DR_DAMAGED)
+	{
+		*err = why;				/* a store that can't be read says nothing of the backup */
+		return false;
+	}
 	if (r == STORE_FAILED)
 	{
 		ObjectName	name;

@@ -171,7 +171,7 @@ list(const Access *a, json_t *out, DrError *err)
 	Listing		systems = {0};
 	bool		ok;
 
-	if (!repository_open(&repo, a->url, a->key_file, false, err))
+	if (!access_open(a, true, &repo, err))
 		return false;
 	ok = inventory_systems(&repo, &systems, err);
 	for (size_t i = 0; ok && i < systems.n; i++)

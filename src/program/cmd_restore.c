@@ -255,7 +255,7 @@ make_situation(Situation *s, const RestoreOptions *o, DrError *err)
 {
 	const BackupEntry *backup;
 
-	if (!repository_open(&s->repo, o->access.url, o->access.key_file, false, err) ||
+	if (!access_open(&o->access, true, &s->repo, err) ||
 		!access_choose_system(&o->access, &s->repo, s->sysid, err) ||
 		!inventory_backups(&s->repo, s->sysid, &s->backups, err))
 		return false;
@@ -369,6 +369,8 @@ restore(RestoreOptions *o)
 	o->pgdata = absolute_path(o->pgdata);
 	if (strcmp(o->access.key_file, "none") != 0)
 		o->access.key_file = absolute_path(o->access.key_file);
+	if (o->access.credentials_file != NULL)
+		o->access.credentials_file = absolute_path(o->access.credentials_file);
 	if (o->config_dir != NULL)
 		o->config_dir = absolute_path(o->config_dir);
 	ok = make_situation(&s, o, &err) && execute(&s, o, &err);

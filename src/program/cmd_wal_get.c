@@ -84,7 +84,7 @@ get(const Access *a, const char *file, const char *path)
 	DrError		err;
 	StoreResult r;
 
-	if (!repository_open(&repo, a->url, a->key_file, false, &err))
+	if (!access_open(a, false, &repo, &err))
 	{
 		report_error(&err);
 		return EXIT_ABORT;

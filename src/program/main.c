@@ -45,7 +45,9 @@ print_help(FILE *to)
 		if (commands[i].help != NULL)
 			fprintf(to, "%s", commands[i].help);
 	fprintf(to, "  pg_dr --version | --help\n"
-			"\nA repository is file:///directory. A key file of \"none\" means: not encrypted.\n"
+			"\nA repository is file:///directory or s3://bucket/prefix?endpoint=https://host&region=...;\n"
+			"the latter takes --credentials-file FILE, else credentials are where AWS's tools look.\n"
+			"A key file of \"none\" means: not encrypted.\n"
 			"Exit status is 0 only when all is well.\n");
 }
 

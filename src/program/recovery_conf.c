@@ -73,6 +73,11 @@ restore_command(const Restore *r, const RecoveryOptions *o, char **out, DrError 
 	append_word(&b, o->access->url);
 	append(&b, " --key-file");
 	append_word(&b, o->access->key_file);
+	if (o->access->credentials_file != NULL)
+	{
+		append(&b, " --credentials-file");
+		append_word(&b, o->access->credentials_file);
+	}
 	append(&b, " --system-identifier ");
 	append(&b, r->manifest.info.system_identifier);
 	append(&b, " \"%f\" \"%p\"");

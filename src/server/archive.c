@@ -33,9 +33,9 @@
 #include "utils/timestamp.h"
 #include "utils/wait_event.h"
 
-#include "child.h"
 #include "compat.h"
 #include "pg_dr.h"
+#include "repository.h"
 #include "shmem.h"
 
 #define WARN_AGAIN_AFTER_MS		(10 * 60 * 1000)

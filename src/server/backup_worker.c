@@ -32,6 +32,7 @@
 
 #include "backup.h"
 #include "pg_dr.h"
+#include "repository.h"
 
 #define CANCEL_GRACE_MS		10000
 #define ROW_ATTEMPTS		5

@@ -148,7 +148,8 @@ dr_catalogue_exists(void)
 
 	return OidIsValid(extension) && OidIsValid(schema) &&
 		is_ours(extension, schema, "backup") && is_ours(extension, schema, "object") &&
-		is_ours(extension, schema, "wal_segment") && is_ours(extension, schema, "corrupt_page");
+		is_ours(extension, schema, "wal_segment") && is_ours(extension, schema, "corrupt_page") &&
+		is_ours(extension, schema, "probe");
 }
 
 static uint64
@@ -514,6 +515,30 @@ dr_insert_segments(const DrSegment *segments, int n)
 			to++;
 		insert_segments(segments[from].repository, segments + from, to - from);
 		from = to;
+	}
+}
+
+/* What the last probe found replaces what an earlier one did. */
+void
+dr_replace_probe(const DrProbe *probe)
+{
+	Args		forget = {0};
+
+	arg_text(&forget, probe->repository);
+	execute("DELETE FROM dr.probe WHERE repository = $1", &forget, SPI_OK_DELETE);
+	for (int i = 0; i < probe->n; i++)
+	{
+		const DrProbeRow *row = &probe->rows[i];
+		Args		a = {0};
+
+		arg_text(&a, probe->repository);
+		arg_text(&a, row->name);
+		arg_text(&a, row->status);
+		arg_text(&a, row->detail);
+		arg_text(&a, row->hint[0] ? row->hint : NULL);
+		arg_time(&a, probe->probed_at);
+		execute("INSERT INTO dr.probe (repository, name, status, detail, hint, probed_at) "
+				"VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING", &a, SPI_OK_INSERT);
 	}
 }
 

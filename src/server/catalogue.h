@@ -53,6 +53,7 @@ extern bool dr_catalogue_exists(void);
 extern void dr_insert_backup(const DrJob *job);
 extern void dr_finish_backup(const DrJob *job);
 extern void dr_insert_details(const DrBackupDetails *details);
+extern void dr_replace_probe(const DrProbe *probe);
 extern void dr_insert_segments(const DrSegment *segments, int n);
 
 /*

@@ -595,7 +595,7 @@ dr_child_finish(DrChild *child, DrEventHandler handler, void *arg, DrEvent *done
 			dr_event_raise(done);
 		if (dr_event_is(done, "warning"))
 			raise_warning(done);
-		else if (!dr_event_is(done, "held"))
+		else if (!dr_event_is(done, "held") && !dr_event_is(done, "alive"))
 		{
 			if (handler == NULL)
 				dr_protocol_error("An event was not expected.");
@@ -666,76 +666,5 @@ dr_child_start(void)
 		PG_RE_THROW();
 	}
 	PG_END_TRY();
-	return child;
-}
-
-/* ---- the repository ---- */
-
-void
-dr_require_settings(void)
-{
-	char	   *name;
-	char	   *url;
-
-	if (!dr_primary_repository(&name, &url))
-		ereport(ERROR,
-				(errcode(ERRCODE_CONFIG_FILE_ERROR),
-				 errmsg("no repository is configured"),
-				 errhint("Set pg_dr.repositories, for example to 'main=file:///directory', and reload.")));
-	if (dr_encryption_key_file[0] == '\0')
-		ereport(ERROR,
-				(errcode(ERRCODE_CONFIG_FILE_ERROR),
-				 errmsg("no encryption key is configured"),
-				 errhint("Create a key with \"pg_dr key generate FILE\", set pg_dr.encryption_key_file to it, and reload.")));
-}
-
-void
-dr_open_request(StringInfo buf, bool writer)
-{
-	char	   *name;
-	char	   *url;
-	char		system_identifier[32];
-
-	dr_require_settings();
-	dr_primary_repository(&name, &url);
-	snprintf(system_identifier, sizeof(system_identifier), UINT64_FORMAT, GetSystemIdentifier());
-	dr_request_begin(buf, "open");
-	dr_request_int(buf, "protocol", PGDR_PROTOCOL);
-	dr_request_text(buf, "version", PGDR_VERSION);
-	dr_request_text(buf, "repository_name", name);
-	dr_request_text(buf, "repository", url);
-	dr_request_text(buf, "key_file", dr_encryption_key_file);
-	dr_request_text(buf, "system_identifier", system_identifier);
-	dr_request_text(buf, "data_directory", DataDir);
-	dr_request_int(buf, "jobs", dr_jobs);
-	dr_request_int(buf, "compression_level", dr_compression_level);
-	dr_request_int(buf, "max_rate", dr_max_rate);
-	dr_request_bool(buf, "writer", writer);
-	dr_request_text(buf, "hold_at", dr_debug_hold_at);
-	dr_request_end(buf);
-}
-
-DrChild *
-dr_child_open(bool writer)
-{
-	StringInfoData request;
-	DrChild    *child;
-	DrEvent		done;
-
-	initStringInfo(&request);
-	dr_open_request(&request, writer);
-	child = dr_child_start();
-	PG_TRY();
-	{
-		dr_child_request(child, &request);
-		dr_child_finish(child, NULL, NULL, &done);
-	}
-	PG_CATCH();
-	{
-		dr_child_stop(child, DR_GRACE_NONE);
-		PG_RE_THROW();
-	}
-	PG_END_TRY();
-	pfree(request.data);
 	return child;
 }

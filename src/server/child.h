@@ -60,11 +60,4 @@ extern void dr_child_finish(DrChild *child, DrEventHandler handler, void *arg, D
  */
 extern void dr_child_give_latch_back(void);
 
-/* The text of request "open" that the settings ask for; ERROR when they are incomplete. */
-extern void dr_open_request(StringInfo buf, bool writer);
-extern void dr_require_settings(void);
-
-/* Start the program and open the repository. */
-extern DrChild *dr_child_open(bool writer);
-
 #endif							/* PGDR_CHILD_H */

@@ -26,9 +26,9 @@
 #include "utils/timestamp.h"
 #include "utils/wait_event.h"
 
-#include "child.h"
 #include "compat.h"
 #include "pg_dr.h"
+#include "repository.h"
 #include "shmem.h"
 
 #define FIRST_NOTICE_MS		3000

@@ -18,10 +18,10 @@
 #include "funcapi.h"
 #include "miscadmin.h"
 
-#include "child.h"
 #include "compat.h"
 #include "pg_dr.h"
 #include "protocol.h"
+#include "repository.h"
 #include "shmem.h"
 
 PG_FUNCTION_INFO_V1(dr_check);
@@ -95,19 +95,12 @@ check_safety(ReturnSetInfo *rsinfo)
 static void
 put_check_event(void *arg, const DrEvent *event)
 {
-	char	   *status;
-	char	   *detail;
-	char	   *hint;
+	DrCheckFinding finding;
 
-	if (!dr_event_is(event, "check"))
-		dr_protocol_error(psprintf("Event \"%s\" was not expected.", event->name));
-	status = dr_event_text(event, "status", true);
-	if (strcmp(status, "ok") != 0 && strcmp(status, "warning") != 0 && strcmp(status, "critical") != 0)
-		dr_protocol_error("A check has an unknown status.");
-	detail = dr_event_text(event, "detail", false);
-	hint = dr_event_text(event, "hint", false);
-	put((ReturnSetInfo *) arg, dr_event_text(event, "name", true), status,
-		detail ? dr_shown(detail) : NULL, hint ? dr_shown(hint) : NULL);
+	dr_check_parse(event, &finding);
+	dr_probe_remember(&finding);
+	put((ReturnSetInfo *) arg, finding.name, finding.status, dr_shown(finding.detail),
+		finding.hint ? dr_shown(finding.hint) : NULL);
 }
 
 static void

@@ -23,6 +23,7 @@
 
 char	   *dr_repositories;
 char	   *dr_encryption_key_file;
+char	   *dr_credentials_file;
 char	   *dr_database;
 int			dr_jobs;
 int			dr_compression_level;
@@ -63,9 +64,11 @@ url_problem(const char *name, const char *url)
 	}
 	if (strstr(url, "://") == NULL)
 		return psprintf("The location of repository \"%s\" is not a URL.", name);
-	if (strncmp(url, "file://", 7) != 0)
-		return psprintf("The URL of repository \"%s\" has another scheme: only file:// is supported in this version.", name);
-	if (url[7] != '/' || url[8] == '\0')
+	if (strncmp(url, "file://", 7) != 0 && strncmp(url, "s3://", 5) != 0)
+		return psprintf("The URL of repository \"%s\" has another scheme than file:// or s3://.", name);
+	if (url[0] == 's' && !isalnum((unsigned char) url[5]))
+		return psprintf("The URL of repository \"%s\" needs a bucket: s3://bucket/prefix.", name);
+	if (url[0] == 'f' && (url[7] != '/' || url[8] == '\0'))
 		return psprintf("The URL of repository \"%s\" needs an absolute path: file:///directory.", name);
 	if (strlen(url) >= MAXPGPATH)
 		return psprintf("The URL of repository \"%s\" is too long.", name);
@@ -141,7 +144,7 @@ dr_primary_repository(char **name, char **url)
 	return parse_repositories(dr_repositories, name, url) == NULL && *name != NULL;
 }
 
-/* ---- pg_dr.encryption_key_file ---- */
+/* ---- files that hold secrets ---- */
 
 static bool
 check_key_file(char **newval, void **extra, GucSource source)
@@ -156,6 +159,15 @@ check_key_file(char **newval, void **extra, GucSource source)
 		return false;
 	}
 	return true;
+}
+
+static bool
+check_credentials_file(char **newval, void **extra, GucSource source)
+{
+	if ((*newval)[0] == '\0' || (is_absolute_path(*newval) && strlen(*newval) < MAXPGPATH))
+		return true;
+	GUC_check_errdetail("The value must be an absolute path.");
+	return false;
 }
 
 /* ---- pg_dr.debug_hold_at ---- */
@@ -185,7 +197,7 @@ define_places(void)
 {
 	DefineCustomStringVariable("pg_dr.repositories",
 							   "Where backups and WAL are kept: name=url.",
-							   "A URL is file:///directory; a comma in it is written as %2C.",
+							   "A URL is file:///directory or s3://bucket/prefix?endpoint=...; a comma in it is written as %2C.",
 							   &dr_repositories, "", PGC_SIGHUP, GUC_SUPERUSER_ONLY,
 							   check_repositories, NULL, NULL);
 	DefineCustomStringVariable("pg_dr.encryption_key_file",
@@ -193,6 +205,11 @@ define_places(void)
 							   NULL,
 							   &dr_encryption_key_file, "", PGC_SIGHUP, GUC_SUPERUSER_ONLY,
 							   check_key_file, NULL, NULL);
+	DefineCustomStringVariable("pg_dr.credentials_file",
+							   "File with the access keys of object storage, as AWS's tools write it.",
+							   "Empty: the environment, web identity, container or instance metadata, as AWS's tools do.",
+							   &dr_credentials_file, "", PGC_SIGHUP, GUC_SUPERUSER_ONLY,
+							   check_credentials_file, NULL, NULL);
 
 	/* Loaded too late, we are not allowed to define what only a start may set. */
 	DefineCustomStringVariable("pg_dr.database",
@@ -291,11 +308,16 @@ dr_redacted(const char *text)
 
 	if (strcmp(dr_encryption_key_file, "none") != 0)
 		copy = replace_all(copy, dr_encryption_key_file, "(key file)");
+	copy = replace_all(copy, dr_credentials_file, "(credentials file)");
 	if (dr_primary_repository(&name, &url))
 	{
+		char	   *place = strstr(url, "://") + 3;
+
 		copy = replace_all(copy, url, "(repository)");
-		copy = replace_all(copy, url + strlen("file://"), "(repository)");
-		copy = replace_all(copy, percent_decoded(url + strlen("file://")), "(repository)");
+		url[strcspn(url, "?")] = '\0';	/* the program shows it without parameters */
+		copy = replace_all(copy, url, "(repository)");
+		copy = replace_all(copy, place, "(repository)");
+		copy = replace_all(copy, percent_decoded(place), "(repository)");
 	}
 	return copy;
 }

@@ -145,7 +145,34 @@ write_ring(void)
 	pfree(batch);
 }
 
-/* ---- 4. the inventory ---- */
+/* ---- 4. what the last probe found ---- */
+
+static void
+write_probe_rows(void *arg)
+{
+	dr_replace_probe(arg);
+}
+
+static void
+write_probe(void)
+{
+	DrProbe    *probe = palloc(sizeof(DrProbe));
+
+	dr_lock(LW_EXCLUSIVE);
+	*probe = dr_shared->probe;
+	dr_shared->probe.want_row = false;	/* what is found from now on wants another */
+	dr_unlock();
+	if (probe->want_row && !dr_catalogue_try(write_probe_rows, probe, 1, "the probe's findings"))
+	{
+		dr_lock(LW_EXCLUSIVE);
+		dr_shared->probe.want_row = true;
+		dr_unlock();
+		ereport(ERROR, (errmsg("could not record what the probe of the repository found")));
+	}
+	pfree(probe);
+}
+
+/* ---- 5. the inventory ---- */
 
 static void
 log_change(void *arg, const char *what, const char *name, const char *detail)
@@ -202,6 +229,7 @@ dr_housekeeping_main(Datum arg)
 		finish_jobs();
 		mark_leftovers();
 		write_ring();
+		write_probe();
 		take_inventory();
 		result = DR_HOUSEKEEPING_DONE;
 	}

@@ -119,7 +119,7 @@ there_is_work(TimestampTz now)
 	bool		configured = dr_primary_repository(&name, &url) && dr_encryption_key_file[0] != '\0';
 
 	dr_lock(LW_SHARED);
-	work = dr_shared->want_leftovers || (dr_shared->want_sync && configured) ||
+	work = dr_shared->want_leftovers || dr_shared->probe.want_row || (dr_shared->want_sync && configured) ||
 		job_left_its_row() || ring_is_worth_writing(now);
 	dr_unlock();
 	return work;

@@ -296,6 +296,18 @@ dr_event_int(const DrEvent *event, const char *key)
 	return number;
 }
 
+bool
+dr_event_bool(const DrEvent *event, const char *key)
+{
+	JsonbValue *value = get_value(event, key);
+
+	if (value == NULL)
+		return false;
+	if (value->type != jbvBool)
+		wrong_value(event, key);
+	return value->val.boolean;
+}
+
 XLogRecPtr
 dr_event_lsn(const DrEvent *event, const char *key)
 {

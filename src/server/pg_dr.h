@@ -16,6 +16,7 @@
 /* guc.c: the settings */
 extern char *dr_repositories;
 extern char *dr_encryption_key_file;
+extern char *dr_credentials_file;
 extern char *dr_database;
 extern int	dr_jobs;
 extern int	dr_compression_level;

@@ -144,6 +144,26 @@ typedef struct DrArchiver
 	DrLineage	lineage;
 } DrArchiver;
 
+/* What the last probe found out about the store. */
+#define DR_PROBE_ROWS	12
+
+typedef struct DrProbeRow
+{
+	char		name[32];
+	char		status[12];
+	char		detail[512];
+	char		hint[512];
+} DrProbeRow;
+
+typedef struct DrProbe
+{
+	char		repository[DR_REPOSITORY_NAME_MAX + 1];
+	TimestampTz probed_at;
+	bool		want_row;		/* not in the catalogue yet */
+	int			n;
+	DrProbeRow	rows[DR_PROBE_ROWS];
+} DrProbe;
+
 typedef enum DrHousekeeping
 {
 	DR_HOUSEKEEPING_IDLE,
@@ -167,6 +187,7 @@ typedef struct DrShared
 	uint64		ring_tail;
 	DrSegment	ring[DR_RING_SIZE];
 
+	DrProbe		probe;
 	bool		want_leftovers;	/* rows of an earlier life may say running */
 	bool		want_sync;		/* segments were archived that the ring didn't keep */
 	DrHousekeeping housekeeping;

@@ -22,8 +22,8 @@
 #include "utils/timestamp.h"
 
 #include "catalogue.h"
-#include "child.h"
 #include "pg_dr.h"
+#include "repository.h"
 
 #define BATCH_SIZE	500
 

@@ -46,7 +46,7 @@ io_error(DrError *err, const char *verb, const Store *store, const char *name)
 }
 
 static bool
-file_open(Store *store, const char *rest, DrError *err)
+file_open(Store *store, const char *rest, const char *credentials_file, DrError *err)
 {
 	FileStore  *fs;
 	char	   *root = url_decode(rest);
@@ -195,7 +195,8 @@ write_temporary(FileStore *fs, const char *temporary, const void *data, size_t n
 }
 
 static StoreResult
-file_put(Store *store, const char *name, const void *data, size_t n, DrError *err)
+file_put(Store *store, const char *name, const void *data, size_t n, const uint8 sha256[32],
+		 DrError *err)
 {
 	FileStore  *fs = store->private;
 	uint8		random[12];
@@ -275,61 +276,73 @@ open_object(Store *store, const char *name, struct stat *st, StoreResult *result
 	return -1;
 }
 
+static bool
+read_object(Store *store, const char *name, int fd, uint64 at, size_t n, Bytes *out, DrError *err)
+{
+	size_t		done = 0;
+
+	bytes_reserve(out, n);
+	while (done < n)
+	{
+		ssize_t		r = pread(fd, out->data + out->len, n - done, at + done);
+
+		if (r < 0 && errno == EINTR)
+			continue;
+		if (r < 0)
+			return io_error(err, "read", store, name);
+		if (r == 0)
+			return dr_error(err, DR_IO, "object \"%s\" shrank while it was read", name);
+		out->len += r;
+		done += r;
+	}
+	return true;
+}
+
 static StoreResult
 file_get(Store *store, const char *name, size_t max, Bytes *out, DrError *err)
 {
 	struct stat st;
 	StoreResult result;
-	size_t		done = 0;
 	int			fd = open_object(store, name, &st, &result, err);
 
 	if (fd < 0)
 		return result;
 	if ((uint64) st.st_size > max)
-	{
-		close(fd);
 		dr_error(err, DR_DAMAGED, "object \"%s\" is longer than an object of its kind can be", name);
-		return STORE_FAILED;
-	}
-	bytes_reserve(out, st.st_size);
-	while (done < (size_t) st.st_size)
-	{
-		ssize_t		r = read(fd, out->data + out->len, st.st_size - done);
-
-		if (r < 0 && errno == EINTR)
-			continue;
-		if (r <= 0)
-		{
-			if (r == 0)
-				dr_error(err, DR_IO, "object \"%s\" shrank while it was read", name);
-			else
-				io_error(err, "read", store, name);
-			close(fd);
-			return STORE_FAILED;
-		}
-		out->len += r;
-		done += r;
-	}
+	else if (read_object(store, name, fd, 0, st.st_size, out, err))
+		result = STORE_OK;
 	close(fd);
-	return STORE_OK;
+	return result;
 }
 
 static StoreResult
-file_remove(Store *store, const char *name, DrError *err)
+file_get_range(Store *store, const char *name, uint64 offset, size_t n, Bytes *out, DrError *err)
+{
+	struct stat st;
+	StoreResult result;
+	int			fd = open_object(store, name, &st, &result, err);
+
+	if (fd < 0)
+		return result;
+	if ((uint64) st.st_size < n || (uint64) st.st_size - n < offset)
+		dr_error(err, DR_DAMAGED, "object \"%s\" is shorter than what is wanted of it", name);
+	else if (read_object(store, name, fd, offset, n, out, err))
+		result = STORE_OK;
+	close(fd);
+	return result;
+}
+
+static bool
+file_remove(Store *store, const char *const *names, size_t n, DrError *err)
 {
 	FileStore  *fs = store->private;
 
 	if (!root_in_place(store, err))
-		return STORE_FAILED;
-	if (unlinkat(fs->rootfd, name, 0) == 0)
-		return STORE_OK;
-	if (errno == ENOENT)
-	{
-		dr_error(err, DR_ABSENT, "object \"%s\" does not exist in repository \"%s\"", name, store->url);
-		return STORE_ABSENT;
-	}
-	io_error(err, "remove", store, name);
-	return STORE_FAILED;
+		return false;
+	for (size_t i = 0; i < n; i++)
+		if (unlinkat(fs->rootfd, names[i], 0) != 0 && errno != ENOENT)
+			return io_error(err, "remove", store, names[i]);
+	return true;
 }
 
 /* Files and directories sort as their names do in a full listing: "a/" after "a-". */
@@ -442,6 +455,7 @@ const StoreOps file_store_ops = {
 	.prepare = file_prepare,
 	.put = file_put,
 	.get = file_get,
+	.get_range = file_get_range,
 	.list = file_list,
 	.remove = file_remove,
 	.close = file_close,

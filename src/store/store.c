@@ -6,7 +6,7 @@
  */
 #include "store/store.h"
 
-static const StoreOps *const backends[] = {&file_store_ops};
+static const StoreOps *const backends[] = {&file_store_ops, &s3_store_ops};
 
 char *
 url_decode(const char *text)
@@ -36,7 +36,7 @@ url_decode(const char *text)
 }
 
 Store *
-store_open(const char *url, DrError *err)
+store_open(const char *url, const char *credentials_file, DrError *err)
 {
 	for (int i = 0; i < (int) lengthof(backends); i++)
 	{
@@ -47,15 +47,15 @@ store_open(const char *url, DrError *err)
 			continue;
 		store = pg_malloc0(sizeof(*store));
 		store->ops = backends[i];
-		store->url = pg_strdup(url);
-		if (store->ops->open(store, url + n + 3, err))
+		store->url = pnstrdup(url, strcspn(url, "?"));
+		if (store->ops->open(store, url + n + 3, credentials_file, err))
 			return store;
 		free(store->url);
 		free(store);
 		return NULL;
 	}
 	dr_error(err, DR_CONFIG, "repository \"%s\" has an unknown scheme", url);
-	dr_hint(err, "A repository is file:///directory.");
+	dr_hint(err, "A repository is file:///directory or s3://bucket/prefix.");
 	return NULL;
 }
 
@@ -73,15 +73,22 @@ bad_name(const char *name, DrError *err)
 }
 
 StoreResult
-store_put(Store *store, const char *name, const void *data, size_t n, DrError *err)
+store_put(Store *store, const char *name, const void *data, size_t n, const uint8 sha256[32],
+		  DrError *err)
 {
-	return name_valid(name) ? store->ops->put(store, name, data, n, err) : bad_name(name, err);
+	return name_valid(name) ? store->ops->put(store, name, data, n, sha256, err) : bad_name(name, err);
 }
 
 StoreResult
 store_get(Store *store, const char *name, size_t max, Bytes *out, DrError *err)
 {
 	return name_valid(name) ? store->ops->get(store, name, max, out, err) : bad_name(name, err);
+}
+
+StoreResult
+store_get_range(Store *store, const char *name, uint64 offset, size_t n, Bytes *out, DrError *err)
+{
+	return name_valid(name) ? store->ops->get_range(store, name, offset, n, out, err) : bad_name(name, err);
 }
 
 bool
@@ -91,10 +98,26 @@ store_list(Store *store, const char *prefix, bool deep, StoreListFn fn, void *ar
 	return store->ops->list(store, prefix, deep, fn, arg, err);
 }
 
-StoreResult
-store_remove(Store *store, const char *name, DrError *err)
+bool
+store_remove(Store *store, const char *const *names, size_t n, DrError *err)
 {
-	return name_valid(name) ? store->ops->remove(store, name, err) : bad_name(name, err);
+	for (size_t i = 0; i < n; i++)
+		if (!name_valid(names[i]))
+			return bad_name(names[i], err) == STORE_OK;
+	return n == 0 || store->ops->remove(store, names, n, err);
+}
+
+void
+store_set_patience(Store *store, int seconds)
+{
+	if (store->ops->set_patience != NULL)
+		store->ops->set_patience(store, seconds);
+}
+
+bool
+store_extend_lock(Store *store, const char *name, DrError *err)
+{
+	return store->ops->extend_lock == NULL || store->ops->extend_lock(store, name, err);
 }
 
 void

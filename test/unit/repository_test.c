@@ -35,6 +35,23 @@ remove_top(void **state)
 	return system(command);
 }
 
+static bool
+open_repository(Repository *repo, const char *url, DrError *err)
+{
+	RepositoryAccess access = {.url = url, .key_file = "none"};
+
+	return repository_open(repo, &access, true, err);
+}
+
+static StoreResult
+put_text(Store *store, const char *name, const char *text, DrError *err)
+{
+	uint8		hash[32];
+
+	sha256(text, strlen(text), hash);
+	return store_put(store, name, text, strlen(text), hash, err);
+}
+
 typedef struct Racer
 {
 	pthread_barrier_t *start;
@@ -52,7 +69,7 @@ race(void *arg)
 	Racer	   *r = arg;
 
 	pthread_barrier_wait(r->start);
-	r->ok = repository_open(&r->repo, r->url, "none", true, &r->err) &&
+	r->ok = open_repository(&r->repo, r->url, &r->err) &&
 		lineage_require(&r->repo, "7", r->data_directory, &r->generation, &r->err);
 	return NULL;
 }
@@ -122,12 +139,12 @@ test_not_recreated(void **state)
 
 		snprintf(url, sizeof(url), "file://%s/lost%d", top, i);
 		assert_int_equal(mkdir(url + 7, 0700), 0);
-		assert_ok(repository_open(&repo, url, "none", true, &err), err);
-		assert_int_equal(store_put(repo.store, "7/lineage/00000001", "x", 1, &err), STORE_OK);
+		assert_ok(open_repository(&repo, url, &err), err);
+		assert_int_equal(put_text(repo.store, "7/lineage/00000001", "x", &err), STORE_OK);
 		repository_close(&repo);
 		snprintf(path, sizeof(path), "%s/%s", url + 7, lost[i]);
 		assert_int_equal(unlink(path), 0);
-		assert_false(repository_open(&repo, url, "none", true, &err));
+		assert_false(open_repository(&repo, url, &err));
 		assert_int_equal(err.code, DR_DAMAGED);
 		assert_true(access(path, F_OK) != 0);
 	}
@@ -140,6 +157,7 @@ test_moved_away(void **state)
 	char		path[80];
 	char		away[96];
 	char		url[96];
+	const char *names[] = {"a/b"};
 	Bytes		data = {0};
 	Store	   *store;
 	DrError		err;
@@ -148,23 +166,28 @@ test_moved_away(void **state)
 	snprintf(away, sizeof(away), "%s.away", path);
 	snprintf(url, sizeof(url), "file://%s", path);
 	assert_int_equal(mkdir(path, 0700), 0);
-	store = store_open(url, &err);
+	store = store_open(url, NULL, &err);
 	assert_non_null(store);
 	assert_true(store_prepare(store, &err));
-	assert_int_equal(store_put(store, "a/b", "x", 1, &err), STORE_OK);
+	assert_int_equal(put_text(store, "a/b", "x", &err), STORE_OK);
 	assert_int_equal(rename(path, away), 0);
 	for (int replaced = 0; replaced < 2; replaced++)
 	{
-		assert_int_equal(store_put(store, "a/c", "x", 1, &err), STORE_FAILED);
+		assert_int_equal(put_text(store, "a/c", "x", &err), STORE_FAILED);
 		assert_int_equal(store_get(store, "a/b", 100, &data, &err), STORE_FAILED);
 		assert_int_equal(store_get(store, "a/d", 100, &data, &err), STORE_FAILED);
-		assert_int_equal(store_remove(store, "a/b", &err), STORE_FAILED);
+		assert_false(store_remove(store, names, 1, &err));
 		assert_int_equal(mkdir(path, 0700) == 0, replaced == 0);
 	}
 	assert_int_equal(rmdir(path), 0);
 	assert_int_equal(rename(away, path), 0);
 	assert_int_equal(store_get(store, "a/b", 100, &data, &err), STORE_OK);
-	assert_int_equal(store_put(store, "a/b", "y", 1, &err), STORE_TAKEN);
+	data.len = 0;
+	assert_int_equal(store_get_range(store, "a/b", 0, 1, &data, &err), STORE_OK);
+	assert_int_equal(data.len, 1);
+	assert_int_equal(store_get_range(store, "a/b", 1, 1, &data, &err), STORE_FAILED);
+	assert_int_equal(err.code, DR_DAMAGED);
+	assert_int_equal(put_text(store, "a/b", "y", &err), STORE_TAKEN);
 	bytes_free(&data);
 	store_close(store);
 }

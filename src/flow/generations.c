@@ -1,0 +1,75 @@
+/*
+ * generations.c
+ *	  The newest of numbered objects.
+ *
+ * Copyright (c) 2026, pg_dr contributors
+ */
+#include "flow/generations.h"
+
+#include <pthread.h>
+
+/* The first one, fetched on the chance that it is the newest. */
+typedef struct Guess
+{
+	Store	   *store;
+	ObjectName	name;
+	size_t		max;
+	Bytes		raw;
+	StoreResult result;
+} Guess;
+
+static void *
+fetch_first(void *arg)
+{
+	Guess	   *g = arg;
+	DrError		ignored;		/* the listing decides whether it should be there */
+
+	g->result = store_get(g->store, g->name, g->max, &g->raw, &ignored);
+	return NULL;
+}
+
+static bool
+see_generation(void *arg, const char *name, uint64 size, DrError *err)
+{
+	uint32	   *newest = arg;
+
+	*newest = Max(*newest, name_generation(name));
+	return true;
+}
+
+static void
+generation_name(ObjectName out, const char *prefix, uint32 generation)
+{
+	snprintf(out, sizeof(ObjectName), "%s%08u", prefix, generation);
+}
+
+bool
+newest_generation(Store *store, const char *prefix, size_t max, Newest *out, DrError *err)
+{
+	Guess		guess = {.store = store, .max = max, .result = STORE_FAILED};
+	pthread_t	thread;
+	bool		threaded;
+	bool		ok;
+
+	memset(out, 0, sizeof(*out));
+	generation_name(guess.name, prefix, 1);
+	threaded = pthread_create(&thread, NULL, fetch_first, &guess) == 0;
+	ok = store_list(store, prefix, false, see_generation, &out->generation, err);
+	if (threaded)
+		pthread_join(thread, NULL);
+	if (ok && out->generation > 0)
+	{
+		generation_name(out->name, prefix, out->generation);
+		if (out->generation == 1 && guess.result == STORE_OK)
+		{
+			out->raw = guess.raw;
+			memset(&guess.raw, 0, sizeof(guess.raw));
+		}
+		else
+			ok = store_get(store, out->name, max, &out->raw, err) == STORE_OK;
+	}
+	bytes_free(&guess.raw);
+	if (!ok)
+		bytes_free(&out->raw);
+	return ok;
+}
