@@ -153,7 +153,7 @@ Fetch *
 fetch_new(Repository *repo, int jobs, FetchSink sink, void *arg)
 {
 	Fetch	   *f = pg_malloc0(sizeof(*f));
-	int			n_getters = Max(jobs, 3);	/* in flight, so that the network's delay does not count */
+	int			n_getters = REQUESTS_IN_FLIGHT(jobs);
 	int			n_buffers = jobs + n_getters;	/* F3 */
 
 	f->repo = repo;

@@ -11,7 +11,7 @@
  *	F1	A sink gets a frame's raw bytes only after its seal, length and CRC-32C
  *		were right.
  *	F2	When fetch_finish returned true, every frame went through the sink.
- *	F3	Memory: jobs + max(jobs, 3) objects.
+ *	F3	Memory: jobs + REQUESTS_IN_FLIGHT objects.
  *
  * Copyright (c) 2026, pg_dr contributors
  */

@@ -6,7 +6,7 @@
  */
 #include "flow/generations.h"
 
-#include <pthread.h>
+#include "flow/aside.h"
 
 /* The first one, fetched on the chance that it is the newest. */
 typedef struct Guess
@@ -15,17 +15,14 @@ typedef struct Guess
 	ObjectName	name;
 	size_t		max;
 	Bytes		raw;
-	StoreResult result;
 } Guess;
 
-static void *
-fetch_first(void *arg)
+static bool
+fetch_first(void *arg, DrError *err)
 {
 	Guess	   *g = arg;
-	DrError		ignored;		/* the listing decides whether it should be there */
 
-	g->result = store_get(g->store, g->name, g->max, &g->raw, &ignored);
-	return NULL;
+	return store_get(g->store, g->name, g->max, &g->raw, err) == STORE_OK;
 }
 
 static bool
@@ -46,21 +43,21 @@ generation_name(ObjectName out, const char *prefix, uint32 generation)
 bool
 newest_generation(Store *store, const char *prefix, size_t max, Newest *out, DrError *err)
 {
-	Guess		guess = {.store = store, .max = max, .result = STORE_FAILED};
-	pthread_t	thread;
-	bool		threaded;
+	Guess		guess = {.store = store, .max = max};
+	Aside		first;
+	DrError		ignored;		/* the listing decides whether it should be there */
+	bool		guessed;
 	bool		ok;
 
 	memset(out, 0, sizeof(*out));
 	generation_name(guess.name, prefix, 1);
-	threaded = pthread_create(&thread, NULL, fetch_first, &guess) == 0;
+	aside_start(&first, fetch_first, &guess);
 	ok = store_list(store, prefix, false, see_generation, &out->generation, err);
-	if (threaded)
-		pthread_join(thread, NULL);
+	guessed = aside_join(&first, &ignored);
 	if (ok && out->generation > 0)
 	{
 		generation_name(out->name, prefix, out->generation);
-		if (out->generation == 1 && guess.result == STORE_OK)
+		if (out->generation == 1 && guessed)
 		{
 			out->raw = guess.raw;
 			memset(&guess.raw, 0, sizeof(guess.raw));

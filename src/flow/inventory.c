@@ -6,6 +6,13 @@
  */
 #include "flow/inventory.h"
 
+#include <stdatomic.h>
+
+#include "flow/aside.h"
+
+#define LOADERS			4		/* each may hold a whole manifest */
+#define KEEP_FETCHED_MAX	(16 * 1024 * 1024)
+
 StoreResult
 manifest_open(Repository *repo, const char *sysid, const char *id, OpenManifest *m, DrError *err)
 {
@@ -28,14 +35,30 @@ manifest_open(Repository *repo, const char *sysid, const char *id, OpenManifest 
 	}
 	if (r == STORE_OK)
 	{
-		m->reader = manifest_reader_new(content, n, header.plain_length, header.plain_crc,
-										m->name, &m->info, err);
-		if (m->reader == NULL)
+		m->content = content;
+		m->content_length = n;
+		m->plain_length = header.plain_length;
+		m->plain_crc = header.plain_crc;
+		if (!manifest_rewind(m, err))
 			r = STORE_FAILED;
 	}
 	if (r != STORE_OK)
 		manifest_close(m);
 	return r;
+}
+
+bool
+manifest_rewind(OpenManifest *m, DrError *err)
+{
+	/* What is known of the backup stays known meanwhile. */
+	BackupInfo *info = m->info.id[0] == '\0' ? &m->info : &m->again;
+
+	manifest_reader_free(m->reader);
+	backup_info_free(&m->again);
+	memset(&m->again, 0, sizeof(m->again));
+	m->reader = manifest_reader_new(m->content, m->content_length, m->plain_length, m->plain_crc,
+									m->name, info, err);
+	return m->reader != NULL;
 }
 
 void
@@ -44,6 +67,7 @@ manifest_close(OpenManifest *m)
 	manifest_reader_free(m->reader);
 	bytes_free(&m->raw);
 	backup_info_free(&m->info);
+	backup_info_free(&m->again);
 	memset(m, 0, sizeof(*m));
 }
 
@@ -65,7 +89,9 @@ inventory_systems(Repository *repo, Listing *out, DrError *err)
 {
 	size_t		kept = 0;
 
-	if (!repository_list(repo, "", false, out, err))
+	*out = repo->top;			/* listed when it was opened, if so */
+	memset(&repo->top, 0, sizeof(repo->top));
+	if (out->n == 0 && !repository_list(repo, "", false, out, err))
 		return false;
 	for (size_t i = 0; i < out->n; i++)
 	{
@@ -87,8 +113,18 @@ inventory_systems(Repository *repo, Listing *out, DrError *err)
 	return true;
 }
 
+/* Keep what was fetched for the newest one: that is the one that is mostly wanted. */
+static void
+keep_fetched(BackupEntry *e, OpenManifest *m)
+{
+	manifest_reader_free(m->reader);
+	m->reader = NULL;
+	e->fetched = pg_malloc(sizeof(*m));
+	*e->fetched = *m;
+}
+
 static bool
-load_entry(Repository *repo, const char *sysid, BackupEntry *e, DrError *err)
+load_entry(Repository *repo, const char *sysid, BackupEntry *e, bool newest, DrError *err)
 {
 	OpenManifest m;
 	StoreResult r = manifest_open(repo, sysid, e->id, &m, &e->error);
@@ -104,7 +140,10 @@ load_entry(Repository *repo, const char *sysid, BackupEntry *e, DrError *err)
 			e->info = m.info;
 			memset(&m.info, 0, sizeof(m.info));
 		}
-		manifest_close(&m);
+		if (e->sound && newest && m.object_size <= KEEP_FETCHED_MAX)
+			keep_fetched(e, &m);
+		else
+			manifest_close(&m);
 	}
 	/* Not that it is damaged, but that it could not be read: no reason to pass over it. */
 	if (r == STORE_FAILED && e->error.code != DR_DAMAGED)
@@ -113,6 +152,52 @@ load_entry(Repository *repo, const char *sysid, BackupEntry *e, DrError *err)
 		return false;
 	}
 	return true;
+}
+
+/* Several threads take the next entry until there is none. */
+typedef struct Loading
+{
+	Repository *repo;
+	const char *sysid;
+	BackupList *list;
+	atomic_size_t next;
+	atomic_bool failed;
+} Loading;
+
+static bool
+load_entries(void *arg, DrError *err)
+{
+	Loading    *l = arg;
+	size_t		i;
+
+	while (!atomic_load(&l->failed) && (i = atomic_fetch_add(&l->next, 1)) < l->list->n)
+		if (!load_entry(l->repo, l->sysid, &l->list->v[i], i == l->list->n - 1, err))
+		{
+			atomic_store(&l->failed, true);
+			return false;
+		}
+	return true;
+}
+
+static bool
+load_all(Repository *repo, const char *sysid, BackupList *list, DrError *err)
+{
+	Loading		loading = {.repo = repo, .sysid = sysid, .list = list};
+	Aside		helpers[LOADERS - 1];
+	int			n = (int) Min(list->n, LOADERS) - 1;
+	DrError		other;
+	bool		ok;
+
+	for (int i = 0; i < n; i++)
+		aside_start(&helpers[i], load_entries, &loading);
+	ok = load_entries(&loading, err);
+	for (int i = 0; i < n; i++)
+		if (!aside_join(&helpers[i], &other) && ok)
+		{
+			*err = other;
+			ok = false;
+		}
+	return ok;
 }
 
 bool
@@ -126,20 +211,17 @@ inventory_backups(Repository *repo, const char *sysid, BackupList *out, DrError 
 	if (!ok)
 		memset(&l, 0, sizeof(l));
 	out->v = pg_malloc0(sizeof(BackupEntry) * (l.n + 1));
-	for (size_t i = 0; ok && i < l.n; i++)
+	for (size_t i = 0; i < l.n; i++)
 	{
-		BackupEntry *e = &out->v[out->n];
 		char	   *id = l.names[i] + strlen(prefix);
 
 		id[strcspn(id, "/")] = '\0';
-		if (!backup_id_valid(id))
-			continue;
-		strlcpy(e->id, id, sizeof(e->id));
-		ok = load_entry(repo, sysid, e, err);
-		out->n++;
+		if (backup_id_valid(id))
+			strlcpy(out->v[out->n++].id, id, sizeof(out->v->id));
 	}
 	listing_free(&l);
 	pfree(prefix);
+	ok = ok && load_all(repo, sysid, out, err);
 	if (!ok)
 		backup_list_free(out);
 	return ok;
@@ -149,7 +231,12 @@ void
 backup_list_free(BackupList *list)
 {
 	for (size_t i = 0; i < list->n; i++)
+	{
 		backup_info_free(&list->v[i].info);
+		if (list->v[i].fetched != NULL)
+			manifest_close(list->v[i].fetched);
+		free(list->v[i].fetched);
+	}
 	free(list->v);
 	memset(list, 0, sizeof(*list));
 }

@@ -19,11 +19,21 @@ typedef struct OpenManifest
 	uint8		sha256[32];
 	BackupInfo	info;
 	ManifestReader *reader;
+
+	/* to read it once more */
+	BackupInfo	again;
+	uint8	   *content;
+	size_t		content_length;
+	uint64		plain_length;
+	uint32		plain_crc;
 } OpenManifest;
 
 extern StoreResult manifest_open(Repository *repo, const char *sysid, const char *id,
 								 OpenManifest *m, DrError *err);
 extern void manifest_close(OpenManifest *m);
+
+/* Read it from its beginning again, without fetching it again. */
+extern bool manifest_rewind(OpenManifest *m, DrError *err);
 
 /* Read to the end: every record checked, m->info complete. */
 extern bool manifest_read_all(OpenManifest *m, DrError *err);
@@ -41,6 +51,7 @@ typedef struct BackupEntry
 	BackupInfo	info;
 	uint64		manifest_size;
 	uint8		manifest_sha256[32];
+	OpenManifest *fetched;		/* of the newest one, when it is sound and not large, for manifest_rewind; else NULL */
 } BackupEntry;
 
 typedef struct BackupList
@@ -49,7 +60,10 @@ typedef struct BackupList
 	size_t		n;
 } BackupList;
 
-/* In order of their ids, which is that of time but for those of one second. */
+/*
+ * In order of their ids, which is that of time but for those of one second.
+ * Manifests are fetched several at a time.
+ */
 extern bool inventory_backups(Repository *repo, const char *sysid, BackupList *out, DrError *err);
 extern void backup_list_free(BackupList *list);
 

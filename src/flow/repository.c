@@ -11,10 +11,10 @@
 
 #include <fcntl.h>
 #include <openssl/crypto.h>
-#include <pthread.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "flow/aside.h"
 #include "flow/generations.h"
 
 #define KEYRING_PREFIX	"keys/"
@@ -223,55 +223,51 @@ open_keyring(Repository *repo, const Newest *newest, DrError *err)
 	return dr_hint(err, "Bring \"keys/00000001\" back from a copy; without it nothing can be opened.");
 }
 
-/* Identity and keyring are asked for at the same time. */
-typedef struct Identity
+static bool
+identify(void *arg, DrError *err)
 {
-	Repository *repo;
-	StoreResult result;
-	DrError		err;
-} Identity;
-
-static void *
-read_identity_thread(void *arg)
-{
-	Identity   *identity = arg;
-
-	identity->result = read_identity(identity->repo, &identity->err);
-	return NULL;
+	return read_identity(arg, err) == STORE_OK;
 }
 
 static bool
-read_both(Repository *repo, Identity *identity, Newest *newest, DrError *err)
+list_top(void *arg, DrError *err)
 {
-	pthread_t	thread;
-	bool		threaded = pthread_create(&thread, NULL, read_identity_thread, identity) == 0;
-	bool		ok = newest_generation(repo->store, KEYRING_PREFIX, SMALL_OBJECT_MAX, newest, err);
+	Repository *repo = arg;
 
-	if (threaded)
-		pthread_join(thread, NULL);
-	else
-		read_identity_thread(identity);
-	return ok;
+	return repository_list(repo, "", false, &repo->top, err);
 }
 
+/* Everything is asked for at the same time. */
 static bool
 open_both(Repository *repo, const RepositoryAccess *access, bool create, DrError *err)
 {
-	Identity	identity = {.repo = repo};
+	Aside		identity;
+	Aside		top;
 	Newest		newest;
-	bool		listed = read_both(repo, &identity, &newest, err);
-	bool		ok = identity.result == STORE_OK;
+	DrError		keyring_err;
+	DrError		ignored;		/* whoever wants the listing asks again */
+	bool		listed;
+	bool		ok;
 
-	if (!ok && (identity.result != STORE_ABSENT || !create))
+	aside_start(&identity, identify, repo);
+	if (access->list_top)
+		aside_start(&top, list_top, repo);
+	listed = newest_generation(repo->store, KEYRING_PREFIX, SMALL_OBJECT_MAX, &newest, &keyring_err);
+	ok = aside_join(&identity, err);
+	if (access->list_top)
+		aside_join(&top, &ignored);
+	if (!ok && err->code == DR_ABSENT)
 	{
-		*err = identity.err;
-		if (identity.result == STORE_ABSENT)
+		if (create)
+			ok = create_identity(repo, access, err) && identify(repo, err);
+		else
 			not_a_repository(repo, err);
 	}
-	else if (!ok)
-		ok = create_identity(repo, access, err) && read_identity(repo, err) == STORE_OK;
-	else
-		ok = listed;
+	else if (ok && !listed)
+	{
+		*err = keyring_err;
+		ok = false;
+	}
 	if (ok && create && newest.generation == 0)
 	{
 		bytes_free(&newest.raw);
@@ -305,6 +301,7 @@ void
 repository_close(Repository *repo)
 {
 	store_close(repo->store);
+	listing_free(&repo->top);
 	OPENSSL_cleanse(repo, sizeof(*repo));
 }
 

@@ -20,6 +20,14 @@
 #include "core/keyring.h"
 #include "store/store.h"
 
+/* The objects of one level, or all below: names in order.  Caller frees each and the array. */
+typedef struct Listing
+{
+	char	  **names;
+	uint64	   *sizes;
+	size_t		n;
+} Listing;
+
 typedef struct Repository
 {
 	Store	   *store;
@@ -27,6 +35,7 @@ typedef struct Repository
 	uint8		id[16];
 	Keyring		keyring;
 	bool		created;		/* by this open */
+	Listing		top;			/* when access asked for it: what was at the top */
 } Repository;
 
 /* Read a key file ("none": no encryption). */
@@ -42,6 +51,7 @@ typedef struct RepositoryAccess
 	const char *key_file;
 	const char *credentials_file;	/* NULL: none was named */
 	bool		impatient;		/* somebody waits: soon say what is wrong, if it is at once */
+	bool		list_top;		/* into Repository.top, at the same time */
 	StoreFindingFn finding;		/* what the probe of a new one found; may be NULL */
 	void	   *arg;
 } RepositoryAccess;
@@ -74,17 +84,15 @@ extern StoreResult repository_get(Repository *repo, const char *name, size_t max
 extern StoreResult repository_get_plain(Repository *repo, const char *name, size_t max,
 										Bytes *plain, SealHeader *header, DrError *err);
 
-/* The objects of one level, or all below: names in order.  Caller frees each and the array. */
-typedef struct Listing
-{
-	char	  **names;
-	uint64	   *sizes;
-	size_t		n;
-} Listing;
-
 extern bool repository_list(Repository *repo, const char *prefix, bool deep, Listing *out,
 							DrError *err);
 extern void listing_free(Listing *listing);
+
+/*
+ * Packs that a conveyor has under way: three at least, so that the network's
+ * delay hides behind the others, and few more, because each is 32 MiB.
+ */
+#define REQUESTS_IN_FLIGHT(jobs)	Max(3 * (jobs) / 4, 3)
 
 /* Largest object of each kind that a reader looks at. */
 #define PACK_OBJECT_MAX		(64 * 1024 * 1024)

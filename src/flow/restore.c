@@ -297,21 +297,19 @@ static bool
 write_records(Writing *w, DrError *err)
 {
 	Restore    *r = w->r;
-	OpenManifest again;
 	Record		record;
 	bool		ok = true;
 
-	if (manifest_open(r->repo, r->manifest.info.system_identifier, r->manifest.info.id, &again, err) != STORE_OK)
+	if (!manifest_rewind(&r->manifest, err))
 		return false;
 	do
 	{
-		ok = manifest_next(again.reader, &record, err);
+		ok = manifest_next(r->manifest.reader, &record, err);
 		if (ok && record.type == RECORD_DIRECTORY)
 			ok = add_directory(r, record.u.directory.mode, record.u.directory.path, err);
 		else if (ok && record.type == RECORD_FILE)
 			ok = add_file(w, &record.u.file, err);
 	} while (ok && record.type != RECORD_END);
-	manifest_close(&again);
 	for (uint32 i = 0; ok && i < r->n_packs; i++)
 		if (w->packs[i].n != r->packs[i].frames)	/* X4: its files would lack frames */
 			ok = dr_error(err, DR_DAMAGED, "manifest \"%s\" is damaged: \"%s\" has fewer frames than it says",

@@ -61,7 +61,7 @@ typedef struct Restore
  * Read the manifest once: packs, tablespaces, sizes.  Tablespaces go where they
  * were (below the new data directory if they were below the old).
  */
-extern bool restore_prepare(Restore *r, Repository *repo, const char *sysid, const char *id,
+extern bool restore_prepare(Restore *r, Repository *repo, const char *sysid, BackupEntry *backup,
 							const char *pgdata, DrError *err);
 
 /* "/old=/new"; "=" in a path is written "\=". */

@@ -70,7 +70,7 @@ note_pack(Restore *r, const ManifestPack *pack)
 }
 
 bool
-restore_prepare(Restore *r, Repository *repo, const char *sysid, const char *id,
+restore_prepare(Restore *r, Repository *repo, const char *sysid, BackupEntry *backup,
 				const char *pgdata, DrError *err)
 {
 	Record		record;
@@ -78,7 +78,15 @@ restore_prepare(Restore *r, Repository *repo, const char *sysid, const char *id,
 	memset(r, 0, sizeof(*r));
 	r->repo = repo;
 	r->pgdata = pg_strdup(pgdata);
-	if (manifest_open(repo, sysid, id, &r->manifest, err) != STORE_OK)
+	if (backup->fetched != NULL)
+	{
+		r->manifest = *backup->fetched;
+		free(backup->fetched);
+		backup->fetched = NULL;
+		if (!manifest_rewind(&r->manifest, err))
+			return false;
+	}
+	else if (manifest_open(repo, sysid, backup->id, &r->manifest, err) != STORE_OK)
 		return false;
 	do
 	{
@@ -93,7 +101,7 @@ restore_prepare(Restore *r, Repository *repo, const char *sysid, const char *id,
 	} while (record.type != RECORD_END);
 	if (r->manifest.info.server_version_num / 10000 != PG_VERSION_NUM / 10000)
 	{
-		dr_error(err, DR_CONFIG, "backup %s is of another major version of PostgreSQL", id);
+		dr_error(err, DR_CONFIG, "backup %s is of another major version of PostgreSQL", backup->id);
 		dr_detail(err, "It was taken from server version %d; this program was built for PostgreSQL %s.",
 				  r->manifest.info.server_version_num, PG_MAJORVERSION);
 		return dr_hint(err, "Restore with the pg_dr of that version.");

@@ -5,13 +5,12 @@
  *	  add -> [ranges] -> workers: read, judge pages, compress, fill a pack
  *	      -> [sealed packs] -> uploaders: hash, store -> free buffers
  *
- * Each worker fills a pack of its own and seals it; as many uploaders, three at
- * least, put them.
+ * Each worker fills a pack of its own and seals it; uploaders put them.
  * One range is read and compressed once; a second repository would seal and
  * put the same frames again, from the worker's pack, and nothing before that
  * would change.  Invariants:
  *
- *	U1	Memory: jobs + max(jobs, 3) pack buffers, jobs read buffers, a window of files.
+ *	U1	Memory: jobs + REQUESTS_IN_FLIGHT pack buffers, jobs read buffers, a window of files.
  *	U2	Files come out of the conveyor in the order in which they went in.
  *	U3	When upload_finish has returned true, every pack is durable.
  *	U4	Bytes of a file are read once, at most as many as add said; what has

@@ -19,8 +19,8 @@
 #define MAX_SUSPECTS	65536
 #define DISCARD_AT_ONCE	1000
 
-/* One for each worker, and as many in flight: three at least, so that the network's delay does not count. */
-#define UPLOAD_PACKS(jobs)	((jobs) + Max(jobs, 3))
+/* One for each worker, and those in flight. */
+#define UPLOAD_PACKS(jobs)	((jobs) + REQUESTS_IN_FLIGHT(jobs))
 
 /* A file on its way; freed by the adding thread when it is the oldest and complete. */
 typedef struct UploadFile

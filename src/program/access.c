@@ -28,7 +28,7 @@ bool
 access_open(const Access *a, bool impatient, Repository *repo, DrError *err)
 {
 	RepositoryAccess access = {.url = a->url, .key_file = a->key_file, .credentials_file = a->credentials_file,
-	.impatient = impatient};
+	.impatient = impatient, .list_top = impatient};
 
 	return repository_open(repo, &access, false, err);
 }

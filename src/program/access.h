@@ -36,7 +36,8 @@ enum
 /* True when the option was one of these. */
 extern bool access_option(Access *a, int option, const char *value);
 
-/* Open the repository that they name; impatient: see RepositoryAccess. */
+/* Open the repository that they name; impatient: see RepositoryAccess;
+ * somebody who waits will want to know what is in it, too. */
 extern bool access_open(const Access *a, bool impatient, Repository *repo, DrError *err);
 
 /* Are the required ones there?  NULL, or what is missing. */

@@ -6,6 +6,7 @@
  */
 #include "program/agent.h"
 
+#include "flow/aside.h"
 #include "flow/inventory.h"
 #include "flow/lineage.h"
 #include "flow/wal.h"
@@ -139,56 +140,30 @@ still_the_writer(Agent *a, DrError *err)
 	return true;
 }
 
-/* It is asked while the file is read and compressed, and waited for before it is stored. */
-typedef struct WriterCheck
+static bool
+check_writer(void *arg, DrError *err)
 {
-	Agent	   *agent;
-	pthread_t	thread;
-	bool		threaded;
-	bool		ok;
-	DrError		err;
-} WriterCheck;
-
-static void *
-writer_check_thread(void *arg)
-{
-	WriterCheck *c = arg;
-
-	c->ok = still_the_writer(c->agent, &c->err);
-	return NULL;
-}
-
-static void
-writer_check_wait(WriterCheck *c)
-{
-	if (c->threaded)
-		pthread_join(c->thread, NULL);
-	c->threaded = false;
+	return still_the_writer(arg, err);
 }
 
 static bool
-writer_check_result(void *arg, DrError *err)
+join_check(void *arg, DrError *err)
 {
-	WriterCheck *c = arg;
-
-	writer_check_wait(c);
-	if (!c->ok)
-		*err = c->err;
-	return c->ok;
+	return aside_join(arg, err);
 }
 
+/* It is asked while the file is read and compressed, and waited for before it is stored. */
 static bool
 archive_checked(Agent *a, const char *name, const char *path, WalStored *stored, DrError *err)
 {
-	WriterCheck check = {.agent = a};
+	Aside		check;
+	DrError		ignored;
 	bool		ok;
 
-	check.threaded = pthread_create(&check.thread, NULL, writer_check_thread, &check) == 0;
-	if (!check.threaded)
-		writer_check_thread(&check);
+	aside_start(&check, check_writer, a);
 	ok = wal_archive(&a->repo, a->system_identifier, name, path, a->level,
-					 writer_check_result, &check, stored, err);
-	writer_check_wait(&check);
+					 join_check, &check, stored, err);
+	aside_join(&check, &ignored);	/* when it did not come that far */
 	return ok;
 }
 
@@ -202,7 +177,7 @@ agent_archive(Agent *a, json_t *request, DrError *err)
 
 	if (json_unpack(request, "{s:s, s:s}", "name", &name, "path", &path) != 0)
 		return bad_request(err, "archive");
-	store_set_patience(a->repo.store, STORE_PATIENCE_PERSON);	/* the server tries again, and says why */
+	store_set_patience(a->repo.store, STORE_PATIENCE_ARCHIVE);
 	agent_alive(a, true);
 	ok = archive_checked(a, name, path, &stored, err);
 	agent_alive(a, false);

@@ -14,6 +14,7 @@
 
 #include "core/plan.h"
 #include "core/step.h"
+#include "flow/aside.h"
 #include "flow/wal.h"
 #include "program/access.h"
 #include "program/commands.h"
@@ -54,8 +55,9 @@ typedef struct Situation
 /* ---- the archive ---- */
 
 static bool
-load_wal(Situation *s, DrError *err)
+load_wal(void *arg, DrError *err)
 {
+	Situation  *s = arg;
 	char	   *prefix = psprintf("%s/wal/", s->sysid);
 	bool		ok = repository_list(&s->repo, prefix, true, &s->wal_objects, err);
 
@@ -154,14 +156,14 @@ warn_of_incomplete(const Situation *s)
 }
 
 /* The one with the least WAL to replay; ids tell no order within a second. */
-static const BackupEntry *
+static BackupEntry *
 newest_suitable(const Situation *s, const Target *t)
 {
-	const BackupEntry *newest = NULL;
+	BackupEntry *newest = NULL;
 
 	for (size_t i = 0; i < s->backups.n; i++)
 	{
-		const BackupEntry *e = &s->backups.v[i];
+		BackupEntry *e = &s->backups.v[i];
 
 		if (e->sound && plan_backup_suits(&e->info, &s->history, t) &&
 			(newest == NULL || e->info.stop_lsn >= newest->info.stop_lsn))
@@ -173,7 +175,7 @@ newest_suitable(const Situation *s, const Target *t)
 static bool
 no_backup(const Situation *s, const Target *t, DrError *err)
 {
-	const BackupEntry *first = NULL;
+	BackupEntry *first = NULL;
 	char		when[TIME_TEXT_MAX];
 	char		lsn[LSN_TEXT_MAX];
 
@@ -185,7 +187,7 @@ no_backup(const Situation *s, const Target *t, DrError *err)
 		dr_error(err, DR_ABSENT, "the repository holds no complete backup of cluster %s", s->sysid);
 		if (s->backups.n > 0)
 		{
-			const BackupEntry *e = &s->backups.v[s->backups.n - 1];
+			BackupEntry *e = &s->backups.v[s->backups.n - 1];
 			ObjectName	name;
 
 			name_manifest(name, s->sysid, e->id);
@@ -205,7 +207,7 @@ no_backup(const Situation *s, const Target *t, DrError *err)
 }
 
 static bool
-choose_backup(Situation *s, const RestoreOptions *o, const BackupEntry **out, DrError *err)
+choose_backup(Situation *s, const RestoreOptions *o, BackupEntry **out, DrError *err)
 {
 	ObjectName	name;
 
@@ -253,18 +255,29 @@ check_time(Situation *s, const Target *t, DrError *err)
 static bool
 make_situation(Situation *s, const RestoreOptions *o, DrError *err)
 {
-	const BackupEntry *backup;
+	BackupEntry *backup;
+	Aside		wal;
+	bool		listed;
+	DrError		wal_err;
 
 	if (!access_open(&o->access, true, &s->repo, err) ||
-		!access_choose_system(&o->access, &s->repo, s->sysid, err) ||
-		!inventory_backups(&s->repo, s->sysid, &s->backups, err))
+		!access_choose_system(&o->access, &s->repo, s->sysid, err))
+		return false;
+	aside_start(&wal, load_wal, s);
+	listed = inventory_backups(&s->repo, s->sysid, &s->backups, err);
+	if (!aside_join(&wal, &wal_err) && listed)
+	{
+		*err = wal_err;
+		listed = false;
+	}
+	if (!listed)
 		return false;
 	warn_of_incomplete(s);
-	if (!load_wal(s, err) || !choose_history(s, o, err) ||
+	if (!choose_history(s, o, err) ||
 		!choose_backup(s, o, &backup, err) ||
 		!plan_make(&s->plan, &backup->info, &s->history, &s->wal, &o->target, err) ||
 		!check_time(s, &o->target, err) ||
-		!restore_prepare(&s->restore, &s->repo, s->sysid, backup->id, o->pgdata, err))
+		!restore_prepare(&s->restore, &s->repo, s->sysid, backup, o->pgdata, err))
 		return false;
 	s->restore.jobs = o->jobs;
 	for (int i = 0; i < o->n_mappings; i++)

@@ -35,6 +35,7 @@
 #include "storage/latch.h"
 #include "storage/procsignal.h"
 #include "utils/memutils.h"
+#include "utils/pidfile.h"
 #include "utils/timestamp.h"
 #include "utils/wait_event.h"
 
@@ -46,6 +47,7 @@
 #define SEND_TIMEOUT_MS		60000
 #define SILENCE_TIMEOUT_MS	(5 * 60 * 1000)
 #define ARCHIVER_SILENCE_MS	(60 * 1000) /* it hears of a shutdown only between files */
+#define STOPPING_SILENCE_MS	(10 * 1000)
 #define KILL_TIMEOUT_MS		5000
 #define LOG_LINE_MAX		1000
 #define READ_SIZE			65536
@@ -570,10 +572,43 @@ check_hold(DrChild *child)
 				 errmsg("the settings changed while the pg_dr program was held")));
 }
 
+/*
+ * Nobody tells the archiver, while it is at work on a file, that the server
+ * wants to stop.  But the postmaster writes so.
+ */
+static bool
+server_is_stopping(void)
+{
+	FILE	   *file = AllocateFile("postmaster.pid", "r");
+	char		line[MAXPGPATH];
+	bool		stopping = false;
+
+	if (file == NULL)
+		return false;
+	for (int i = 1; fgets(line, sizeof(line), file) != NULL; i++)
+		stopping = i == LOCK_FILE_LINE_PM_STATUS && strncmp(line, PM_STATUS_STOPPING, strlen(PM_STATUS_STOPPING)) == 0;
+	FreeFile(file);
+	return stopping;
+}
+
+/* The archiver tries a file three times before it lets the server go. */
+static void
+check_stopping(TimestampTz asked)
+{
+	if (MyBackendType == B_ARCHIVER &&
+		TimestampDifferenceExceeds(asked, GetCurrentTimestamp(), STOPPING_SILENCE_MS) && server_is_stopping())
+		ereport(ERROR,
+				(errcode(ERRCODE_ADMIN_SHUTDOWN),
+				 errmsg("the server is shutting down and the repository has not taken the file within %d seconds",
+						STOPPING_SILENCE_MS / 1000),
+				 errdetail("It stays in pg_wal and is archived after the next start.")));
+}
+
 void
 dr_child_finish(DrChild *child, DrEventHandler handler, void *arg, DrEvent *done)
 {
-	TimestampTz heard = GetCurrentTimestamp();
+	TimestampTz asked = GetCurrentTimestamp();
+	TimestampTz heard = asked;
 	int			patience_ms = MyBackendType == B_ARCHIVER ? ARCHIVER_SILENCE_MS : SILENCE_TIMEOUT_MS;
 
 	for (;;)
@@ -581,6 +616,7 @@ dr_child_finish(DrChild *child, DrEventHandler handler, void *arg, DrEvent *done
 		if (!dr_child_receive(child, 1000, done))
 		{
 			check_hold(child);
+			check_stopping(asked);
 			if (TimestampDifferenceExceeds(heard, GetCurrentTimestamp(), patience_ms))
 				ereport(ERROR,
 						(errcode(ERRCODE_EXTERNAL_ROUTINE_EXCEPTION),

@@ -58,8 +58,9 @@ s3_set_patience(Store *store, int seconds)
 {
 	S3		   *s3 = s3_of(store);
 
-	if (seconds == STORE_PATIENCE_OWN)
-		seconds = s3->patience_s > 0 ? s3->patience_s : HTTP_PATIENCE_S;
+	int			own = s3->patience_s > 0 ? s3->patience_s : HTTP_PATIENCE_S;
+
+	seconds = seconds == STORE_PATIENCE_OWN ? own : Min(seconds, own);
 	http_set_patience(s3->http, seconds);
 	credentials_set_patience(s3->chain, seconds);
 }

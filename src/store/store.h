@@ -115,6 +115,7 @@ extern void store_close(Store *store);
  */
 #define STORE_PATIENCE_OWN	(-1)
 #define STORE_PATIENCE_PERSON	20	/* somebody waits to hear that the URL is wrong */
+#define STORE_PATIENCE_ARCHIVE	10	/* the server's archiver tries again by itself, and shows why */
 #define STORE_PATIENCE_CLEANUP	10	/* for removing what was given up: nobody should wait for it */
 extern void store_set_patience(Store *store, int seconds);
 

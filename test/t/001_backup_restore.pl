@@ -3,7 +3,7 @@ use strict;
 use warnings;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
-use PgDr::Test qw(reader run_program);
+use PgDr::Test qw(run_program);
 use Test::More;
 
 # pg_wal is a link, one tablespace is outside and one inside the data directory.
@@ -60,10 +60,10 @@ my $before = $node->checksums;
 $node->wait_archived;
 
 # The independent reader agrees with what the program wrote.
-my ($exit, $out) = reader('verify', '--repository', $node->{repository}, '--key-file', $node->{key_file});
+my ($exit, $out) = $node->reader('verify');
 is($exit, 0, 'the independent reader finds no problem') or diag $out;
 my $extracted = $node->basedir . '/extracted';
-($exit, $out) = reader('extract', '--repository', $node->{repository}, '--key-file', $node->{key_file}, '--backup', $id, $extracted);
+($exit, $out) = $node->reader('extract', '--backup', $id, $extracted);
 is($exit, 0, 'the independent reader extracts the backup') or diag $out;
 for my $path (qw(postmaster.pid postmaster.opts pg_dynshmem/pg_dr.lineage pg_dr pg_wal/archive_status/000000010000000000000001.done))
 {

@@ -5,10 +5,10 @@
 # says the object's name.
 use strict;
 use warnings;
-use File::Copy qw(copy move);
+use File::Copy qw(copy);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
-use PgDr::Test qw(campaign flip random_seed reader wait_until);
+use PgDr::Test qw(campaign random_seed wait_until);
 use Test::More;
 
 random_seed();
@@ -21,10 +21,11 @@ for my $encryption (1, 0)
 	my $id = $node->full_backup;
 	$node->safe_psql('postgres', 'INSERT INTO t SELECT g, md5(g::text) FROM generate_series(1, 30000) g');
 	my $last = $node->wait_archived;
-	wait_until('the end of the archive is noted', sub { -e $node->object_path($node->wal_object($last)) . '.frontier' });
+	wait_until('the end of the archive is noted', sub { $node->archived("$last.frontier") });
 	my $sum = $node->checksums;
 	$node->destroy;
 
+	my $repository = $node->repository;
 	my ($backup) = $node->objects(qr{/backup/\Q$id\E/manifest$});
 	my @packs = $node->objects(qr{/backup/\Q$id\E/pack-});
 	my @wal = $node->objects(qr{/wal/[0-9A-F]{8}/[0-9A-F]{24}$});
@@ -43,39 +44,44 @@ for my $encryption (1, 0)
 	for my $kind (@kinds)
 	{
 		my ($what, $name) = @$kind;
-		damaged($node, "$sealed: flipped $what", $name, sub { flip($_[0]) });
-		damaged($node, "$sealed: cut $what", $name, sub { truncate $_[0], (-s $_[0]) - 1 });
-		damaged($node, "$sealed: emptied $what", $name, sub { truncate $_[0], 0 });
-		damaged($node, "$sealed: longer $what", $name, sub { append_to_file($_[0], 'x') });
-		damaged($node, "$sealed: missing $what", $name, sub { unlink $_[0] });
+		damaged($node, "$sealed: flipped $what", $name, sub { $repository->flip($name) });
+		damaged($node, "$sealed: cut $what", $name, sub { $repository->write($name, substr $repository->read($name), 0, -1) });
+		damaged($node, "$sealed: emptied $what", $name, sub { $repository->write($name, '') });
+		damaged($node, "$sealed: longer $what", $name, sub { $repository->write($name, $repository->read($name) . 'x') });
+		damaged($node, "$sealed: missing $what", $name, sub { $repository->remove($name) });
 	}
 
 	# Sound objects in the wrong place.
-	damaged($node, "$sealed: a segment under another's name", $wal[1], sub { copy($node->object_path($wal[2]), $_[0]) });
-	damaged($node, "$sealed: a segment in place of a pack", $packs[0], sub { copy($node->object_path($wal[2]), $_[0]) });
-	damaged($node, "$sealed: a pack in place of the manifest", $backup, sub { copy($node->object_path($packs[0]), $_[0]) });
+	damaged($node, "$sealed: a segment under another's name", $wal[1], sub { $repository->copy($wal[2], $wal[1]) });
+	damaged($node, "$sealed: a segment in place of a pack", $packs[0], sub { $repository->copy($wal[2], $packs[0]) });
+	damaged($node, "$sealed: a pack in place of the manifest", $backup, sub { $repository->copy($packs[0], $backup) });
 
-	damaged($node, "$sealed: a link in place of a segment", $wal[1],
-		sub { copy($_[0], "$_[0]-moved"); unlink $_[0]; symlink "$_[0]-moved", $_[0] or die $! });
-	unlink $node->object_path("$wal[1]-moved");
+	SKIP:
+	{
+		skip 'only directories have links: a link in place of a segment', 1 unless $repository->is_directory;
+		my $path = $repository->path($wal[1]);
+		damaged($node, "$sealed: a link in place of a segment", $wal[1],
+			sub { rename $path, "$path-moved" or die $!; symlink "$path-moved", $path or die $! });
+		unlink "$path-moved";
+	}
 
 	# Random bytes of random objects.
 	my @needed = ($backup, @packs, @wal, map { $_->[1] } @kinds[ 0, 1 ]);
 	for my $trial (1 .. (campaign() ? 200 : 20))
 	{
 		my $name = $needed[ rand @needed ];
-		my $at = int rand(-s $node->object_path($name));
+		my $at = int rand($repository->size($name));
 		my $removed = rand() < 0.2;
 		damaged($node, "$sealed: trial $trial, " . ($removed ? 'removed' : "8 bytes at $at"), $name,
-			sub { $removed ? unlink $_[0] : flip($_[0], $at) });
+			sub { $removed ? $repository->remove($name) : $repository->flip($name, $at) });
 	}
 
 	# What is not ours is left alone, and in nobody's way.
-	my @strangers = map { "$node->{repository}/$_" } 'lost+found', 'keys/00000001.bak', 'keys/x', substr($backup, 0, -8) . 'pack-1',
-		substr($wal[0], 0, -24) . 'ffffffff', substr($wal[0], 0, -24) . '.hidden', $node->system_identifier . '/wal/notes.txt';
-	append_to_file($_, 'not a pg_dr object') for @strangers;
+	my @strangers = ('lost+found', 'keys/00000001.bak', 'keys/x', substr($backup, 0, -8) . 'pack-1',
+		substr($wal[0], 0, -24) . 'ffffffff', substr($wal[0], 0, -24) . '.hidden', $node->system_identifier . '/wal/notes.txt');
+	$repository->write($_, 'not a pg_dr object') for @strangers;
 	my $good = $node->restored("good_$sealed");
-	is(scalar(grep { -e } @strangers), scalar @strangers, "$sealed: what is not ours is still there");
+	is(scalar(grep { $repository->exists($_) } @strangers), scalar @strangers, "$sealed: what is not ours is still there");
 	is($good->checksums, $sum, "$sealed: with everything put right it restores");
 	$good->stop;
 }
@@ -98,7 +104,7 @@ $one->destroy;
 for my $i (0 .. $#{ $needed{$one} })
 {
 	my ($ours, $theirs) = ($needed{$one}[$i], $needed{$two}[$i]);
-	damaged($one, "$theirs of another repository", $ours, sub { copy($two->object_path($theirs), $_[0]) or die $! });
+	damaged($one, "$theirs of another repository", $ours, sub { $one->repository->write($ours, $two->repository->read($theirs)) });
 }
 $two->stop;
 
@@ -115,11 +121,9 @@ sub damaged
 {
 	my ($node, $what, $name, $damage) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	my $path = $node->object_path($name);
-	copy($path, "$path.kept") or die "$path: $!";
-	move("$path.kept", $node->basedir . '/kept') or die $!;
-	chmod 0600, $path;
-	$damage->($path);
+	my $kept = $node->repository->read($name);
+	$damage->();
+	my $missing = !$node->repository->exists($name);
 
 	my ($exit, $said);
 	if ($name =~ m{/wal/})
@@ -131,7 +135,7 @@ sub damaged
 		ok($exit > 125, "$what: wal-get says so (exit $exit)");
 		like($said, qr/\Q$name\E/, "$what: wal-get names it");
 		ok(!-e $to, "$what: wal-get hands out nothing");
-		($exit, $said) = recovery_fails($node, $what) unless -e $path;
+		($exit, $said) = recovery_fails($node, $what) if $missing;
 	}
 	else
 	{
@@ -144,10 +148,10 @@ sub damaged
 	like($said, qr/\Q$name\E/, "$what: and names it");
 
 	# Without its manifest a backup does not exist: then nothing is damaged.
-	my ($reader_exit) = reader('verify', '--repository', $node->{repository}, '--key-file', $node->{key_file});
-	isnt($reader_exit, 0, "$what: the independent reader agrees") if -e $path || $name !~ /manifest$/;
-	unlink $path;
-	move($node->basedir . '/kept', $path) or die $!;
+	my ($reader_exit) = $node->reader('verify');
+	isnt($reader_exit, 0, "$what: the independent reader agrees") unless $missing && $name =~ /manifest$/;
+	$node->repository->remove($name) unless $missing;
+	$node->repository->write($name, $kept);
 	return;
 }
 

@@ -36,27 +36,28 @@ chmod 0644, "$top/public.key";
 
 my $node = PgDr::Test->create('main', wal_segsize => 1);
 my $id = $node->full_backup;
-my $url = $node->url;
+my $repository = $node->repository;
+my $absent = $repository->absent_url;
 
 # [what, arguments, message]
 for my $case (
 	[ 'no command', [], qr/usage|try|command/i ],
 	[ 'unknown command', ['destroy'], qr/destroy/ ],
-	[ 'unknown option', [ 'list', '--repository', $url, '--key-file', $node->{key_file}, '--frobnicate' ], qr/frobnicate/ ],
+	[ 'unknown option', [ 'list', $node->access, '--frobnicate' ], qr/frobnicate/ ],
 	[ 'no repository', [ 'list', '--key-file', $node->{key_file} ], qr/--repository/ ],
-	[ 'no key file', [ 'list', '--repository', $url ], qr/--key-file/ ],
-	[ 'no data directory', [ 'restore', '--repository', $url, '--key-file', $node->{key_file} ], qr/--pgdata/ ],
-	[ 'a stray argument', [ 'list', '--repository', $url, '--key-file', $node->{key_file}, 'stray' ], qr/stray/ ],
-	[ 'a repository that is not there', [ 'list', '--repository', "file://$top/absent", '--key-file', $node->{key_file} ], qr/absent/ ],
-	[ 'a directory that is no repository', [ 'list', '--repository', "file://$top", '--key-file', $node->{key_file} ], qr/repository\.json|repository/ ],
-	[ 'a relative file URL', [ 'list', '--repository', 'file://relative/dir', '--key-file', $node->{key_file} ], qr/relative|absolute/ ],
-	[ 'an unknown scheme', [ 'list', '--repository', 'ftp://host/dir', '--key-file', $node->{key_file} ], qr/ftp/ ],
-	[ 'no URL at all', [ 'list', '--repository', $node->{repository}, '--key-file', $node->{key_file} ], qr/repository|URL/ ],
-	[ 'a foreign key', [ 'list', '--repository', $url, '--key-file', "$top/good.key" ], qr/key/ ],
-	[ 'key none', [ 'list', '--repository', $url, '--key-file', 'none' ], qr/key/ ],
-	[ 'an absent key', [ 'list', '--repository', $url, '--key-file', "$top/absent.key" ], qr/absent\.key/ ],
-	[ 'a public key file', [ 'list', '--repository', $url, '--key-file', "$top/public.key" ], qr/public\.key/ ],
-	map { [ "key file: $_", [ 'list', '--repository', $url, '--key-file', "$top/$_.key" ], qr/\Q$_\E\.key/ ] } sort keys %bad_keys)
+	[ 'no key file', [ 'list', $repository->arguments ], qr/--key-file/ ],
+	[ 'no data directory', [ 'restore', $node->access ], qr/--pgdata/ ],
+	[ 'a stray argument', [ 'list', $node->access, 'stray' ], qr/stray/ ],
+	[ 'a repository that is not there', [ 'list', $node->access(url => $absent) ], qr/absent/ ],
+	[ 'a place that is no repository', [ 'list', $node->access(url => $repository->empty_url) ], qr/repository\.json|repository/ ],
+	[ 'a relative file URL', [ 'list', $node->access(url => 'file://relative/dir') ], qr/relative|absolute/ ],
+	[ 'an unknown scheme', [ 'list', $node->access(url => 'ftp://host/dir') ], qr/ftp/ ],
+	[ 'no URL at all', [ 'list', $node->access(url => $repository->url =~ s{^\w+:/}{}r) ], qr/repository|URL/ ],
+	[ 'a foreign key', [ 'list', $node->access(key_file => "$top/good.key") ], qr/key/ ],
+	[ 'key none', [ 'list', $node->access(key_file => 'none') ], qr/key/ ],
+	[ 'an absent key', [ 'list', $node->access(key_file => "$top/absent.key") ], qr/absent\.key/ ],
+	[ 'a public key file', [ 'list', $node->access(key_file => "$top/public.key") ], qr/public\.key/ ],
+	map { [ "key file: $_", [ 'list', $node->access(key_file => "$top/$_.key") ], qr/\Q$_\E\.key/ ] } sort keys %bad_keys)
 {
 	my ($what, $arguments, $message) = @$case;
 	($exit, $out, $err) = run_program(@$arguments);
@@ -68,13 +69,13 @@ for my $case (
 
 # wal-get: 1 means "not there", and only that; everything else must abort recovery.
 my $system = $node->system_identifier;
-my @wal_get = ('wal-get', '--repository', $url, '--key-file', $node->{key_file}, '--system-identifier', $system);
+my @wal_get = ('wal-get', '--system-identifier', $system, $node->access);
 for my $case (
 	[ 'an absent segment', [ @wal_get, '0000000100000000000000F0', "$top/w" ], sub { $_[0] == 1 } ],
 	[ 'an absent history file', [ @wal_get, '00000009.history', "$top/w" ], sub { $_[0] == 1 } ],
 	[ 'an absurd name', [ @wal_get, '../../etc/passwd', "$top/w" ], sub { $_[0] > 125 } ],
-	[ 'a foreign key', [ @wal_get[ 0 .. 2 ], '--key-file', "$top/good.key", @wal_get[ 5, 6 ], '000000010000000000000001', "$top/w" ], sub { $_[0] > 125 } ],
-	[ 'no repository', [ @wal_get[ 0, 1 ], "file://$top/absent", @wal_get[ 3 .. 6 ], '000000010000000000000001', "$top/w" ], sub { $_[0] > 125 } ],
+	[ 'a foreign key', [ @wal_get[ 0 .. 2 ], $node->access(key_file => "$top/good.key"), '000000010000000000000001', "$top/w" ], sub { $_[0] > 125 } ],
+	[ 'no repository', [ @wal_get[ 0 .. 2 ], $node->access(url => $absent), '000000010000000000000001', "$top/w" ], sub { $_[0] > 125 } ],
 	[ 'a target that can\'t be written', [ @wal_get, '000000010000000000000001', "$top/no/such/w" ], sub { $_[0] > 125 } ],
 	[ 'missing arguments', [ @wal_get, '000000010000000000000001' ], sub { $_[0] > 125 } ])
 {

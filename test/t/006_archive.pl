@@ -1,31 +1,30 @@
 # The archive module: idempotent, never overwriting, durable before it says yes.
 use strict;
 use warnings;
-use File::Copy qw(copy);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
-use PgDr::Test qw(flip process_gone reader wait_until);
+use PgDr::Test qw(wait_until);
 use Test::More;
 
-my $node = PgDr::Test->create('main', wal_segsize => 1);
+my $node = PgDr::Test->create('main', wal_segsize => 1, store => [ severable => 1 ]);
 my $since = $node->alive_since;
 my $status = $node->data_dir . '/pg_wal/archive_status';
 
 # --- the same again is success: a crash between upload and .done offers it twice
 my $segment = $node->wait_archived;
-my $object = $node->object_path($node->wal_object($segment));
-my $stored = slurp_file($object);
+my $object = $node->wal_object($segment);
+my $stored = $node->repository->read($object);
 wait_until('.done', sub { -e "$status/$segment.done" });
 rename "$status/$segment.done", "$status/$segment.ready" or die $!;
 $node->wait_archived;
 wait_until('.done again', sub { -e "$status/$segment.done" });
-ok(slurp_file($object) eq $stored, 'the same segment again: accepted, and the object is the first one');
+ok($node->repository->read($object) eq $stored, 'the same segment again: accepted, and the object is the first one');
 
 # --- other bytes under the name: refused for ever, both named, nothing overwritten
 my $next = $node->safe_psql('postgres', q{
 	SELECT pg_create_restore_point('x') IS NULL; SELECT pg_walfile_name(pg_current_wal_insert_lsn())}) =~ s/.*\n//sr;
-my $taken = $node->object_path($node->wal_object($next));
-copy($object, $taken) or die $!;
+my $taken = $node->wal_object($next);
+$node->repository->copy($object, $taken);
 my $offset = -s $node->logfile;
 my $failed = $node->safe_psql('postgres', 'SELECT failed_count FROM pg_stat_archiver');
 $node->safe_psql('postgres', 'SELECT pg_switch_wal()');
@@ -33,27 +32,25 @@ $node->poll_query_until('postgres', "SELECT failed_count > $failed FROM pg_stat_
 pass('a name that is taken counts in pg_stat_archiver');
 my $log = slurp_file($node->logfile, $offset);
 like($log, qr/\Q$next\E/, 'the log names the segment');
-like($log, qr/\Q@{[$node->wal_object($next)]}\E/, 'and the object');
-ok(slurp_file($taken) eq $stored, 'the object is not overwritten');
+like($log, qr/\Q$taken\E/, 'and the object');
+ok($node->repository->read($taken) eq $stored, 'the object is not overwritten');
 ok(-e "$status/$next.ready", 'the segment still waits');
 is($node->alive_since, $since, 'an error in the callback is no crash');
 
 # --- put right, it goes on by itself
-unlink $taken;
+$node->repository->remove($taken);
 $node->wait_archived;
-ok(-e $taken, 'the archiver goes on when the cause is gone');
+ok($node->repository->exists($taken), 'the archiver goes on when the cause is gone');
 is($node->safe_psql('postgres', 'SELECT last_archived_wal >= ' . "'$next'" . ' FROM pg_stat_archiver'), 't', 'and says so');
 
 # --- a repository that is not there: failure, not loss
-rename $node->{repository}, "$node->{repository}.away" or die $!;
-append_to_file($node->{repository}, "in the way\n");
+$node->repository->away;
 $failed = $node->safe_psql('postgres', 'SELECT failed_count FROM pg_stat_archiver');
 my $waiting = $node->safe_psql('postgres', q{SELECT pg_create_restore_point('y'); SELECT pg_walfile_name(pg_switch_wal())}) =~ s/.*\n//sr;
 $node->poll_query_until('postgres', "SELECT failed_count > $failed FROM pg_stat_archiver");
 ok(-e "$status/$waiting.ready", 'an absent store: the segment waits');
-unlink $node->{repository};
-rename "$node->{repository}.away", $node->{repository} or die $!;
-wait_until('the segment arrives', sub { -e $node->object_path($node->wal_object($waiting)) });
+$node->repository->back;
+wait_until('the segment arrives', sub { $node->archived($waiting) });
 pass('and arrives when the store is back');
 
 # --- shutdown: the last user WAL is in the repository although the workers are gone
@@ -63,17 +60,17 @@ my $last = $node->safe_psql('postgres', 'SELECT pg_walfile_name(pg_current_wal_i
 my $sum = $node->checksums;
 $node->system_identifier;
 $node->stop('fast');
-ok(-e $node->object_path($node->wal_object($last)), 'a fast shutdown archives the last segment');
+ok($node->archived($last), 'a fast shutdown archives the last segment');
 my $copy = $node->restored('copy');
 is($copy->checksums, $sum, 'which brings back what was written last');
 
 # --- a copy has no token: it waits, and says so, until it is adopted
-$offset = 0;
-like(slurp_file($copy->logfile), qr/lineage|adopt/, 'a copy says that it does not archive');
+$copy->wait_for_log(qr/lineage|adopt/);
+pass('a copy says that it does not archive');
 $failed = $copy->safe_psql('postgres', 'SELECT failed_count FROM pg_stat_archiver');
 my $foreign = $copy->safe_psql('postgres', q{SELECT pg_create_restore_point('z'); SELECT pg_walfile_name(pg_switch_wal())}) =~ s/.*\n//sr;
 $copy->poll_query_until('postgres', 'SELECT failed_count > 0 FROM pg_stat_archiver');
-ok(!-e $node->object_path($node->wal_object($foreign)), 'a copy does not archive');
+ok(!$node->archived($foreign), 'a copy does not archive');
 my ($exit, undef, $err) = $copy->psql('postgres', q{SELECT dr_backup('full')});
 isnt($exit, 0, 'nor make backups');
 like($err, qr/adopt/, 'and its error says what to do');
@@ -85,12 +82,13 @@ pass('the original archives as before');
 
 # --- adopted, the copy is the writer, with its history; the original must lose, clearly
 $copy->safe_psql('postgres', 'SELECT dr_adopt()');
-wait_until('the copy archives', sub { -e $node->object_path($node->wal_object($foreign)) });
-ok(-e $node->object_path($node->wal_object('00000002.history')), 'its timeline history is archived');
+wait_until('the copy archives', sub { $node->archived($foreign) });
+ok($node->archived('00000002.history'), 'its timeline history is archived');
 $offset = -s $node->logfile;
+$node->safe_psql('postgres', 'SELECT pg_sleep(1.1)');	# the archiver asks who the writer is once a second
 my $lost = $node->safe_psql('postgres', q{SELECT pg_create_restore_point('a'); SELECT pg_walfile_name(pg_switch_wal())}) =~ s/.*\n//sr;
 $node->wait_for_log(qr/lineage|adopt/, $offset);
-ok(!-e $node->object_path($node->wal_object($lost)), 'the original does not archive any more');
+ok(!$node->archived($lost), 'the original does not archive any more');
 ok(scalar($node->objects(qr{\.backup$})) >= 1, 'backup history files are archived');
 
 # --- the child dies while nothing happens: the next segment starts a new one
@@ -116,25 +114,20 @@ $copy->machine_dies;
 $standby->promote;
 $standby->safe_psql('postgres', 'SELECT dr_adopt()');
 $standby->wait_archived;
-ok(-e $node->object_path($node->wal_object('00000003.history')), 'the standby archives its history');
+ok($node->archived('00000003.history'), 'the standby archives its history');
 is(scalar($node->objects(qr{/wal/00000002/[0-9A-F]{24}\.partial$})), 1, 'and the last segment of the old timeline, as .partial');
 
 # --- an empty repository for a cluster of a later timeline: its history was archived long ago, elsewhere
 my $sums = $standby->checksums;
-my ($old, $second) = ($node->{repository}, $standby->basedir . '/second');
-mkdir $second or die $!;
-$standby->{repository} = $second;
-$standby->append_conf('postgresql.conf', "pg_dr.repositories = 'main=file://$second'");
-$standby->reload;
-$standby->safe_psql('postgres', 'SELECT pg_sleep(0.5)');
+$standby->change_repository('second');
 $standby->full_backup;
 $standby->wait_archived;
-ok(-e $standby->object_path($standby->wal_object('00000003.history')), 'the backup brings its timeline history');
+ok($standby->archived('00000003.history'), 'the backup brings its timeline history');
 my $elsewhere = $standby->restored('elsewhere');
 is($elsewhere->checksums, $sums, 'and restores');
 $elsewhere->stop;
 
-$exit = (reader('verify', '--repository', $node->{repository}, '--key-file', $node->{key_file}))[0];
+$exit = ($node->reader('verify'))[0];
 is($exit, 0, 'the independent reader finds no problem');
 $standby->stop;
 $node->stop('immediate');

@@ -9,6 +9,7 @@ use Test::More;
 
 my $node = PgDr::Test->create('main', wal_segsize => 1);
 $node->safe_psql('postgres', 'CREATE TABLE t AS SELECT g, md5(g::text) FROM generate_series(1, 20000) g');
+$node->wait_archived;	# who is first to write makes the repository
 
 # Each begins with a backup that is held in its middle.  [what, status, sub(node, backup id, caller pid, worker pid)]
 my @ways = (

@@ -4,7 +4,7 @@ use strict;
 use warnings;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
-use PgDr::Test qw(flip reader);
+use PgDr::Test qw(flip);
 use Test::More;
 
 my $node = PgDr::Test->create('main', conf => "autovacuum = off\n");
@@ -46,7 +46,7 @@ is($node->safe_psql('postgres', "SELECT count(*) FROM dr.corrupt_page WHERE back
 	'with both checksums');
 is($node->safe_psql('postgres', q{SELECT status FROM dr_status WHERE concern = 'backup'}), 'warning', 'dr_status warns');
 is((grep { $_->{id} eq $id } $node->listing)[0]{corrupt_pages}, scalar @wrong, 'pg_dr list knows');
-is((reader('verify', '--repository', $node->{repository}, '--key-file', $node->{key_file}))[0], 0, 'its manifest is whole');
+is(($node->reader('verify'))[0], 0, 'its manifest is whole');
 
 # --- what was corrupt is restored as it was, what was sound is sound
 $node->wait_archived;

@@ -10,22 +10,22 @@ use Test::More;
 my $node = PgDr::Test->create('main', wal_segsize => 1);
 $node->safe_psql('postgres', 'CREATE TABLE t AS SELECT g, gen_random_uuid() FROM generate_series(1, 50000) g');
 $node->full_backup;
+my $directory = $node->repository->is_directory;
 
 # --- read-only
-chmod 0500, "$node->{repository}/" . $node->system_identifier . '/backup' or die $!;
-chmod 0500, "$node->{repository}/" . $node->system_identifier . '/wal/00000001' or die $!;
-refused('a read-only repository', qr/Permission denied/, qr/must own/);
+$node->repository->read_only;
+refused('a read-only repository', $directory ? (qr/Permission denied/, qr/must own/) : (qr/AccessDenied/, qr/Allow/));
 archiving_fails('a read-only repository');
-chmod 0700, "$node->{repository}/" . $node->system_identifier . '/backup' or die $!;
-chmod 0700, "$node->{repository}/" . $node->system_identifier . '/wal/00000001' or die $!;
+$node->repository->writable;
 $node->wait_archived;
 
 # --- full.  test/run mounts a file system of 48 MB for this, or says that it can't.
 SKIP:
 {
+	skip 'only directories: a full file system', 1 unless $directory;
 	my $small = $ENV{PGDR_SMALL_FS} or skip 'NOT TESTED: a full file system (could not be mounted)', 1;
-	my $home = $node->{repository};
-	move_repository("$small/repository");
+	my $home = $node->repository;
+	move_repository(PgDr::Store->new($small));
 	my $whole = $node->full_backup;
 	open my $filler, '>', "$small/filler" or die $!;
 	1 while syswrite $filler, "\0" x 4096;
@@ -88,7 +88,7 @@ sub archiving_fails
 		SELECT pg_create_restore_point('x') IS NULL; SELECT pg_walfile_name(pg_switch_wal())}) =~ s/.*\n//sr;
 	$node->poll_query_until('postgres', "SELECT failed_count > $failed FROM pg_stat_archiver");
 	ok(-e $node->data_dir . "/pg_wal/archive_status/$segment.ready", "$what: the segment waits in pg_wal");
-	ok(!-e $node->object_path($node->wal_object($segment)), "$what: and is not in the repository");
+	ok(!$node->archived($segment), "$what: and is not in the repository");
 	is($node->safe_psql('postgres', q{SELECT status FROM dr_status WHERE concern = 'archiving'}), 'critical', "$what: dr_status says so");
 	return;
 }
@@ -96,9 +96,8 @@ sub archiving_fails
 sub move_repository
 {
 	my ($to) = @_;
-	-d $to or mkdir $to or die "$to: $!";
 	$node->{repository} = $to;
-	$node->append_conf('postgresql.conf', "pg_dr.repositories = 'main=file://$to'");
+	$node->append_conf('postgresql.conf', $to->settings);
 	$node->{_pid} ? $node->reload : $node->start;
 	return;
 }

@@ -45,15 +45,12 @@ housekeepings(2);
 cmp_ok(housekeepings(4), '<=', 1, 'without a repository housekeeping is not started for ever');
 
 # --- what one repository has is not missing in another
-$node->append_conf('postgresql.conf', "log_min_messages = warning\npg_dr.repositories = 'main=file://$node->{repository}'");
+$node->append_conf('postgresql.conf', "log_min_messages = warning\n" . $node->repository->settings);
 $node->reload;
 $node->safe_psql('postgres', 'SELECT pg_sleep(0.5)');
 my $id = $node->full_backup;
-my $second = $node->basedir . '/second';
-mkdir $second or die $!;
-$node->append_conf('postgresql.conf', "pg_dr.repositories = 'second=file://$second'");
-$node->reload;
-$node->safe_psql('postgres', 'SELECT pg_sleep(0.5)');
+my $second = $node->change_repository('second');
+my $place = $second->place;
 my $other = $node->full_backup;
 unlike($node->safe_psql('postgres', 'SELECT * FROM dr_sync()'), qr/missing/, 'a backup in another repository is not missing in this one');
 is($node->safe_psql('postgres', "SELECT status FROM dr_backups WHERE id = '$id'"), 'completed', 'its row stays');
@@ -61,17 +58,18 @@ is($node->safe_psql('postgres', "SELECT status FROM dr_backups WHERE id = '$id'"
 # --- where the repository is, is not for everybody's eyes, least of all when it fails
 $node->safe_psql('postgres', 'CREATE ROLE watcher LOGIN IN ROLE pg_monitor; CREATE ROLE operator LOGIN;
 	GRANT EXECUTE ON FUNCTION dr_backup(text, text, boolean, boolean), dr_sync(), dr_adopt() TO operator');
-rename "$second/repository.json", "$second/gone" or die $!;
+my $identity = $second->read('repository.json');
+$second->remove('repository.json');
 for my $case ([ 'watcher', 'SELECT * FROM dr_check()' ], [ 'watcher', 'SELECT * FROM dr_status' ],
 	[ 'operator', q{SELECT dr_backup('full')} ], [ 'operator', 'SELECT * FROM dr_sync()' ], [ 'operator', 'SELECT dr_adopt()' ])
 {
 	my ($role, $sql) = @$case;
 	my (undef, $out, $err) = $node->psql('postgres', $sql, extra_params => [ '-U', $role ]);
-	unlike("$out$err", qr/\Q$second\E|\Q$node->{key_file}\E/, "$sql tells $role no place");
+	unlike("$out$err", qr/\Q$place\E|\Q$node->{key_file}\E/, "$sql tells $role no place");
 	like("$out$err", qr/repository/, "$sql tells $role what is wrong") unless $sql =~ /status/;
 }
-like(($node->psql('postgres', 'SELECT * FROM dr_check()'))[1], qr/\Q$second\E/, 'a superuser is told');
-rename "$second/gone", "$second/repository.json" or die $!;
+like(($node->psql('postgres', 'SELECT * FROM dr_check()'))[1], qr/\Q$place\E/, 'a superuser is told');
+$second->write('repository.json', $identity);
 
 # --- an idle cluster stays idle: rows make no segments that make rows
 SKIP:

@@ -16,7 +16,7 @@ $node->safe_psql('postgres', 'INSERT INTO t VALUES (0)');
 my $before = $node->wait_archived;
 $node->safe_psql('postgres', 'INSERT INTO t VALUES (-1)');
 my $last = $node->wait_archived;
-wait_until('the end of the archive is noted', sub { -e $node->object_path($node->wal_object($last)) . '.frontier' });
+wait_until('the end of the archive is noted', sub { $node->archived("$last.frontier") });
 $node->destroy;
 
 my $whole = $node->restored('whole');

@@ -10,7 +10,10 @@
 #
 # A node of restored() has the same repository, and no extension settings of its
 # own but those in its restored postgresql.conf: like any copy it may not archive
-# before dr_adopt().
+# before dr_adopt().  What is in the repository, $node->repository tells: PgDr/Store.pm.
+#
+# With PGDR_STORE=s3 the same tests have it in a bucket.  What only directories can do
+# is skipped then, part by part, and said.
 package PgDr::Test;
 
 use strict;
@@ -19,16 +22,16 @@ use parent 'PostgreSQL::Test::Cluster';
 
 use Carp;
 use Exporter ();
-use File::Find ();
 use File::Path ();
 use FindBin;
 use IPC::Run ();
 use JSON::PP ();
+use PgDr::Store;
 use PostgreSQL::Test::Utils ();
 use Test::More;
 use Time::HiRes qw(usleep time);
 
-our @EXPORT_OK = qw(run_program reader flip wait_until campaign random_seed process_gone);
+our @EXPORT_OK = qw(run_program flip wait_until campaign random_seed process_gone);
 sub import { goto &Exporter::import }
 
 my $TIMEOUT = $PostgreSQL::Test::Utils::timeout_default;
@@ -83,14 +86,6 @@ sub run_program
 	return ($exit, $out, $err);
 }
 
-# The independent reader: (exit code, output).
-sub reader
-{
-	my ($out) = ('');
-	IPC::Run::run([ "$FindBin::Bin/../vectors/reader.py", @_ ], '<', \undef, '>&', \$out);
-	return ($? >> 8, $out);
-}
-
 # Invert $length bytes of a file from $offset on (default: 8 bytes in its middle).
 sub flip
 {
@@ -109,7 +104,8 @@ sub flip
 
 # --------------------------------------------------------------- the cluster
 
-# create(NAME, encryption => 1, wal_segsize => MB, initdb => [...], conf => TEXT, start => 1)
+# create(NAME, encryption => 1, wal_segsize => MB, initdb => [...], conf => TEXT, start => 1,
+#        store => [ what PgDr::Store->new takes ])
 sub create
 {
 	my ($class, $name, %options) = @_;
@@ -117,9 +113,8 @@ sub create
 	my $top = $node->basedir;
 	my $encryption = $options{encryption} // 1;
 
-	$node->{repository} = "$top/repository";
+	$node->{repository} = PgDr::Store->new($top, @{ $options{store} // [] });
 	$node->{key_file} = $encryption ? "$top/dr.key" : 'none';
-	mkdir $node->{repository} or croak "$node->{repository}: $!";
 	if ($encryption)
 	{
 		my ($exit, undef, $err) = run_program('key', 'generate', "$top/dr.key");
@@ -128,7 +123,7 @@ sub create
 	$node->init(extra => [
 		'-k', '-E', 'UTF8', '--no-locale', '-U', 'postgres',
 		'--wal-segsize', $options{wal_segsize} // 16, @{ $options{initdb} // [] } ]);
-	$node->append_conf('postgresql.conf', <<"END" . ($options{conf} // ''));
+	$node->append_conf('postgresql.conf', <<"END" . $node->repository->settings . ($options{conf} // ''));
 wal_level = replica
 max_wal_senders = 4
 max_connections = 40
@@ -138,7 +133,6 @@ log_statement = none
 shared_preload_libraries = 'pg_dr'
 archive_mode = on
 archive_library = 'pg_dr'
-pg_dr.repositories = 'main=file://$node->{repository}'
 pg_dr.encryption_key_file = '$node->{key_file}'
 END
 	$ENV{PGUSER} = 'postgres';
@@ -148,13 +142,44 @@ END
 	return $node;
 }
 
-sub url { return 'file://' . $_[0]->{repository} }
+sub repository { return $_[0]->{repository} }
+
+# Another empty repository of the same kind, for this node to use from now on.
+sub change_repository
+{
+	my ($self, $name) = @_;
+	$self->{repository} = PgDr::Store->new($self->basedir, name => $name);
+	$self->append_conf('postgresql.conf', $self->repository->settings($name));
+	$self->reload;
+	# Every process must have read it.
+	$self->safe_psql('postgres', 'SELECT pg_sleep(0.5)');
+	return $self->repository;
+}
+
+# The options that every command of the program wants, for this repository; others, given so: (key_file => FILE, url => URL).
+sub access
+{
+	my ($self, %other) = @_;
+	my @arguments = ($self->repository->arguments, '--key-file', $other{key_file} // $self->{key_file});
+	$arguments[1] = $other{url} if defined $other{url};
+	return @arguments;
+}
 
 # A command of the program against this repository.
 sub program
 {
 	my ($self, $command, @rest) = @_;
-	return run_program($command, '--repository', $self->url, '--key-file', $self->{key_file}, @rest);
+	return run_program($command, $self->access, @rest);
+}
+
+# The independent reader: (exit code, output).
+sub reader
+{
+	my ($self, $command, @rest) = @_;
+	my ($out) = ('');
+	IPC::Run::run([ "$FindBin::Bin/../vectors/reader.py", $command, '--repository', $self->repository->local_copy, '--key-file', $self->{key_file}, @rest ],
+		'<', \undef, '>&', \$out);
+	return ($? >> 8, $out);
 }
 
 sub full_backup
@@ -196,7 +221,7 @@ sub wait_archived
 		SELECT pg_walfile_name(pg_switch_wal())});
 	$segment =~ s/.*\n//s;
 	wait_until("$segment is archived",
-		sub { -e $self->object_path($self->wal_object($segment)) });
+		sub { $self->archived($segment) });
 	return $segment;
 }
 
@@ -315,7 +340,8 @@ sub sound
 
 # --------------------------------------------------------------- repository
 
-sub object_path { return "$_[0]->{repository}/$_[1]" }
+# Is this WAL file in the repository?
+sub archived { my ($self, $file) = @_; return $self->repository->exists($self->wal_object($file)) }
 
 # The object of a WAL file: 000000010000000000000003, 00000002.history, ...
 sub wal_object
@@ -324,18 +350,7 @@ sub wal_object
 	return $self->system_identifier . '/wal/' . substr($file, 0, 8) . "/$file";
 }
 
-# Names of all objects, sorted; those that match, when a pattern is given.
-sub objects
-{
-	my ($self, $pattern) = @_;
-	my @names;
-	File::Find::find({ no_chdir => 1, wanted => sub {
-			$File::Find::prune = 1 if m{/\.tmp$};
-			push @names, substr($_, 1 + length $self->{repository}) if -f;
-		} }, $self->{repository});
-	my @found = sort grep { !$pattern || $_ =~ $pattern } @names;
-	return @found;
-}
+sub objects { my ($self, $pattern) = @_; return $self->repository->objects($pattern) }
 
 # --------------------------------------------------- children, steps, deaths
 
