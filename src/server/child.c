@@ -48,6 +48,7 @@
 #define SILENCE_TIMEOUT_MS	(5 * 60 * 1000)
 #define ARCHIVER_SILENCE_MS	(60 * 1000) /* it hears of a shutdown only between files */
 #define STOPPING_SILENCE_MS	(10 * 1000)
+#define STOPPING_AGAIN_MS	(2 * 1000)
 #define KILL_TIMEOUT_MS		5000
 #define LOG_LINE_MAX		1000
 #define READ_SIZE			65536
@@ -591,17 +592,25 @@ server_is_stopping(void)
 	return stopping;
 }
 
-/* The archiver tries a file three times before it lets the server go. */
+/*
+ * The archiver tries a file three times, and that twice, before it lets the
+ * server go: what did not work the first time gets less the next.
+ */
 static void
 check_stopping(TimestampTz asked)
 {
-	if (MyBackendType == B_ARCHIVER &&
-		TimestampDifferenceExceeds(asked, GetCurrentTimestamp(), STOPPING_SILENCE_MS) && server_is_stopping())
-		ereport(ERROR,
-				(errcode(ERRCODE_ADMIN_SHUTDOWN),
-				 errmsg("the server is shutting down and the repository has not taken the file within %d seconds",
-						STOPPING_SILENCE_MS / 1000),
-				 errdetail("It stays in pg_wal and is archived after the next start.")));
+	static int	limit_ms = STOPPING_SILENCE_MS;
+	int			limit = limit_ms;
+
+	if (MyBackendType != B_ARCHIVER ||
+		!TimestampDifferenceExceeds(asked, GetCurrentTimestamp(), limit) || !server_is_stopping())
+		return;
+	limit_ms = STOPPING_AGAIN_MS;
+	ereport(ERROR,
+			(errcode(ERRCODE_ADMIN_SHUTDOWN),
+			 errmsg("the server is shutting down and the repository has not taken the file within %d seconds",
+					limit / 1000),
+			 errdetail("It stays in pg_wal and is archived after the next start.")));
 }
 
 void

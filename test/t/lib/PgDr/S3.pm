@@ -124,6 +124,29 @@ sub tell
 	return $self->{out};
 }
 
+# A repository of a PgDr::Test: seen through $via, a proxy, or directly.
+sub repository
+{
+	my ($self, $prefix, $via, %parameters) = @_;
+	return bless { s3 => $self, prefix => $prefix, url => ($via // $self)->url($prefix, %parameters) }, 'PgDr::S3::Repository';
+}
+
+package PgDr::S3::Repository;
+
+sub url { return $_[0]->{url} }
+sub settings { return "pg_dr.repositories = 'main=$_[0]->{url}'\npg_dr.credentials_file = '$_[0]->{s3}{credentials}'\n" }
+sub arguments { return ('--repository', $_[0]->{url}, '--credentials-file', $_[0]->{s3}{credentials}) }
+sub exists { my ($self, $name) = @_; return scalar grep { $_ eq $name } $self->objects }
+
+sub objects
+{
+	my ($self, $pattern) = @_;
+	my @names = map { m{^bucket/\Q$self->{prefix}\E/(.*)} ? $1 : () } @{ $self->{s3}->control({})->{objects} };
+	return grep { !$pattern || $_ =~ $pattern } @names;
+}
+
+package PgDr::S3;
+
 # ----------------------------------------------------------------- the program
 
 sub url
@@ -151,7 +174,8 @@ sub program
 	return run_program($command, '--repository', $url, '--key-file', key_file(), '--credentials-file', $self->{credentials}, @rest);
 }
 
-# pg_dr agent: opens the repository and runs ops; the events of all of them.
+# pg_dr agent: opens the repository (an array reference: with other values than usual) and runs
+# ops; the events of all of them.  An op { sleep => N } is none.
 sub agent
 {
 	my ($self, $url, @ops) = @_;
@@ -161,11 +185,13 @@ sub agent
 	my $open = { op => 'open', protocol => 1, version => version(), repository_name => 'main', repository => $url,
 		key_file => key_file(), credentials_file => $self->{credentials}, system_identifier => '7', data_directory => $data,
 		jobs => 2, compression_level => 1, max_rate => 0, hold_at => '', writer => JSON::PP::true, %$options };
+	delete $open->{$_} for grep { !defined $open->{$_} } keys %$open;
 	my ($in, $out, $err) = ('', '', '');
 	my $run = IPC::Run::start([ 'pg_dr', 'agent' ], '<', \$in, '>', \$out, '2>', \$err, IPC::Run::timeout(180));
 	my @events;
 	for my $op ($open, @ops)
 	{
+		if ($op->{sleep}) { sleep $op->{sleep}; next }
 		$in .= JSON::PP::encode_json($op) . "\n";
 		for (;;)
 		{

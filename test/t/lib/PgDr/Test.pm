@@ -113,7 +113,7 @@ sub create
 	my $top = $node->basedir;
 	my $encryption = $options{encryption} // 1;
 
-	$node->{repository} = PgDr::Store->new($top, @{ $options{store} // [] });
+	$node->{repository} = $options{repository} // PgDr::Store->new($top, @{ $options{store} // [] });
 	$node->{key_file} = $encryption ? "$top/dr.key" : 'none';
 	if ($encryption)
 	{
