@@ -9,6 +9,7 @@ SELECT dr_cancel('x');
 SELECT dr_adopt();
 SELECT dr_sync();
 SELECT dr_check();
+SELECT dr_verify();
 SELECT * FROM dr_backups;
 SELECT * FROM dr_status;
 SELECT * FROM dr_wal;

@@ -14,6 +14,8 @@ SELECT count(*) FROM dr_wal, dr_backups AS b
 WHERE b.id = :'id' AND segment IN (pg_walfile_name(b.start_lsn), pg_walfile_name(b.stop_lsn));
 SELECT count(*) FROM dr_progress;
 SELECT concern, status FROM dr_status WHERE concern <> 'archiving';
+-- it is what was stored
+SELECT object, problem FROM dr_verify();
 SELECT name, status FROM dr_check() WHERE name NOT IN ('fsync', 'archiving', 'archive_command');
 -- it is not running any more
 DO $$ BEGIN PERFORM dr_cancel(id) FROM dr_backups; EXCEPTION WHEN undefined_object THEN RAISE NOTICE 'refused'; END $$;

@@ -157,6 +157,15 @@ LANGUAGE C VOLATILE PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp;
 COMMENT ON FUNCTION @extschema@.dr_sync() IS 'rebuild the catalogue from the repository, return what changed';
 
+-- It reads the checksums in dr.object, which belong to the extension's owner.
+CREATE FUNCTION @extschema@.dr_verify(backup text DEFAULT 'latest', depth text DEFAULT 'objects',
+	OUT object text, OUT problem text, OUT hint text)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'dr_verify'
+LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION @extschema@.dr_verify(text, text) IS 'fetch and open every object of a backup, hold it against manifest and catalogue, extend its lock; no rows: sound';
+
 CREATE FUNCTION @extschema@.dr_adopt()
 RETURNS void
 AS 'MODULE_PATHNAME', 'dr_adopt'
@@ -251,7 +260,7 @@ COMMENT ON VIEW @extschema@.dr_status IS 'is the cluster safe? one row per conce
 -- Privileges: nothing for everybody, reading for pg_monitor, the rest by the DBA's own GRANT
 --
 REVOKE ALL ON FUNCTION @extschema@.dr_backup(text, text, boolean, boolean), @extschema@.dr_cancel(text),
-	@extschema@.dr_check(), @extschema@.dr_sync(), @extschema@.dr_adopt(),
+	@extschema@.dr_check(), @extschema@.dr_sync(), @extschema@.dr_verify(text, text), @extschema@.dr_adopt(),
 	dr.jobs(), dr.recent_segments(), dr.state() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION dr.jobs(), dr.recent_segments(), dr.state(), @extschema@.dr_check() TO pg_monitor;
 GRANT USAGE ON SCHEMA dr TO pg_monitor;

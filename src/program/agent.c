@@ -32,6 +32,7 @@ static const struct
 	{"adopt", agent_adopt, true},
 	{"check", agent_check, true},
 	{"sync", agent_sync, true},
+	{"verify", agent_verify, true},
 };
 
 /* ---- out ---- */

@@ -60,6 +60,7 @@ extern bool agent_open(Agent *a, json_t *request, DrError *err);
 extern bool agent_archive(Agent *a, json_t *request, DrError *err);
 extern bool agent_adopt(Agent *a, json_t *request, DrError *err);
 extern bool agent_check(Agent *a, json_t *request, DrError *err);
+extern bool agent_verify(Agent *a, json_t *request, DrError *err);
 extern bool agent_sync(Agent *a, json_t *request, DrError *err);
 extern bool agent_backup(Agent *a, json_t *request, DrError *err);
 

@@ -12,6 +12,7 @@ extern int	agent_main(int argc, char **argv);
 extern int	key_main(int argc, char **argv);
 extern int	list_main(int argc, char **argv);
 extern int	restore_main(int argc, char **argv);
+extern int	verify_main(int argc, char **argv);
 extern int	wal_get_main(int argc, char **argv);
 
 /* Exit statuses of wal-get: "not there", and "abort recovery" (above 125). */

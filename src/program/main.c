@@ -31,6 +31,9 @@ static const struct
 		"      [--tablespace OLD=NEW]... [--config-dir DIR] [--standby] [--jobs N]\n"
 		"      [--system-identifier N]\n"
 		"      a data directory that a plain pg_ctl start recovers\n"},
+	{"verify", verify_main,
+		"  pg_dr verify --repository URL --key-file FILE [--backup ID] [--system-identifier N] [--jobs N]\n"
+		"      fetch every object of a backup, check its SHA-256 and seal; extend its lock\n"},
 	{"wal-get", wal_get_main,
 		"  pg_dr wal-get --repository URL --key-file FILE --system-identifier N %f %p\n"
 		"      the restore_command that restore writes\n"},

@@ -1,0 +1,126 @@
+# What only a real S3 server shows: Object Lock, permissions that its own policy
+# takes away, a full bucket, no multipart uploads after a kill; and verification.
+use strict;
+use warnings;
+use FindBin;
+use lib "$FindBin::Bin/lib";
+
+use PgDr::Store;
+use PgDr::Test qw(run_program wait_until);
+use PostgreSQL::Test::Utils ();
+use Test::More;
+
+# ---- verification: sound, and not
+
+{
+	my $node = PgDr::Test->create('verified', store => [ kind => 's3' ]);
+	my $repository = $node->repository;
+	$node->safe_psql('postgres', 'CREATE TABLE t AS SELECT g, md5(g::text) FROM generate_series(1, 100000) g');
+	my $first = $node->full_backup;
+	my $second = $node->full_backup;
+	is($node->safe_psql('postgres', 'SELECT * FROM dr_verify()'), '', 'dr_verify finds nothing in a sound backup');
+	my ($exit, $out) = $node->program('verify');
+	is($exit, 0, 'pg_dr verify: exit 0') and like($out, qr/\Q$second\E is sound: \d+ objects/, 'of the latest');
+
+	my ($pack) = $repository->objects(qr{\Q$second\E/pack-});
+	my ($other) = $repository->objects(qr{\Q$first\E/pack-});
+	my ($manifest) = $repository->objects(qr{\Q$second\E/manifest});
+	my $segment = $node->wal_object($node->safe_psql('postgres', "SELECT pg_walfile_name(stop_lsn - 1) FROM dr_backups WHERE id = '$second'"));
+	for my $row (
+		[ 'a flipped pack', $pack, sub { $repository->flip($pack) }, qr/SHA-256|damaged/ ],
+		[ 'a missing pack', $pack, sub { $repository->remove($pack) }, qr/does not exist/ ],
+		[ 'another pack in its place', $pack, sub { $repository->copy($other, $pack) }, qr/SHA-256/ ],
+		[ 'a flipped manifest', $manifest, sub { $repository->flip($manifest) }, qr/damaged/ ],
+		[ 'a flipped segment', $segment, sub { $repository->flip($segment) }, qr/damaged/ ],
+		[ 'a missing segment', $segment, sub { $repository->remove($segment) }, qr/does not exist/ ])
+	{
+		my ($name, $object, $damage, $words) = @$row;
+		my $bytes = $repository->read($object);
+		$damage->();
+		my @found = split /\n/, $node->safe_psql('postgres', 'SELECT object, problem FROM dr_verify()');
+		is(scalar @found, 1, "$name: one finding");
+		like($found[0], qr/^\Q$object\E\|.*$words/, "$name: which names it");
+		my ($exit, undef, $err) = $node->program('verify', '--backup', $second);
+		is($exit, 1, "$name: pg_dr verify fails");
+		like($err, qr/\Q$object\E/, "$name: and names it");
+		is(($node->program('verify', '--backup', $first))[0], 0, "$name: the other backup is sound");
+		$repository->write($object, $bytes);
+	}
+	# Somebody with the key replaces pack and manifest by sound ones: only the catalogue knows.
+	$node->safe_psql('postgres', "UPDATE dr.object SET sha256 = sha256('x') WHERE name = '$pack'");
+	like($node->safe_psql('postgres', 'SELECT object, problem FROM dr_verify()'), qr/^\Q$pack\E\|.*not what this database recorded/, 'the catalogue\'s checksums count');
+	my ($status, undef, $err) = $node->psql('postgres', "SELECT dr_verify('latest', 'pages')");
+	like($err, qr/depth "pages".*not supported/, 'other depths are refused');
+	(undef, undef, $err) = $node->psql('postgres', "SELECT dr_verify('nonsense')");
+	like($err, qr/not the id of a backup/, 'so is what is no id');
+	$node->stop;
+}
+
+# ---- Object Lock
+
+{
+	# Ceph 16 ignores If-None-Match where it keeps versions.
+	my $bucket = PgDr::Store::S3::make_bucket('--object-lock');
+	my $node = PgDr::Test->create('locked', store => [ kind => 's3', bucket => $bucket,
+			query => { lock => 'governance', lock_days => 2, create_only => 'check' } ]);
+	my $repository = $node->repository;
+	$node->full_backup;
+	$node->wait_archived;
+	my %until = map { $_ => retained($bucket, $repository->key($_)) } $repository->objects;
+	is_deeply([ grep { !m{^probe/} && (!$until{$_} || $until{$_} < time() + 40 * 3600) } sort keys %until ], [], 'every object is locked for two days');
+	my @checks = split /\n/, $node->safe_psql('postgres', "SELECT name || ' ' || status FROM dr_check() WHERE name = 'object_lock'");
+	is_deeply(\@checks, ['object_lock ok'], 'dr_check says that locks are honoured');
+
+	PgDr::Store::S3::tool('retain', $bucket, $repository->key($_), 5) for keys %until;
+	is($node->safe_psql('postgres', 'SELECT * FROM dr_verify()'), '', 'a locked backup is sound');
+	my @needed = grep { m{/backup/|^keys/|^repository\.json$|/lineage/} } keys %until;
+	is_deeply([ grep { retained($bucket, $repository->key($_)) < time() + 40 * 3600 } sort @needed ], [], 'verification extends locks that would lapse');
+	$node->stop;
+
+	my $plain = PgDr::Test->create('unlockable', store => [ kind => 's3', query => { lock => 'governance', lock_days => 2 } ]);
+	my (undef, undef, $err) = $plain->psql('postgres', "SELECT dr_backup('full')");
+	like($err, qr/refused the request.*HINT.*Object Lock/s, 'a bucket without Object Lock is named');
+	$plain->stop('immediate');
+}
+
+# Unix time until which an object is locked, by the server's own words.
+sub retained
+{
+	my ($bucket, $key) = @_;
+	my ($date) = map { $_->[0] =~ /retain-until-date/i ? $_->[1] : () } map { [ split /: |\t/, ref $_ ? "$_->[0]\t$_->[1]" : $_, 2 ] } @{ PgDr::Store::S3::tool('head', $bucket, $key) };
+	return 0 unless $date;
+	my ($y, $m, $d, $h, $i) = $date =~ /(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d)/ or return 0;
+	require Time::Local;
+	return Time::Local::timegm(0, $i, $h, $d, $m - 1, $y);
+}
+
+# ---- a full bucket, and a kill in the middle
+
+{
+	my %server = PgDr::Store::S3::server();
+	my $bucket = PgDr::Store::S3::make_bucket();
+	my $node = PgDr::Test->create('full', store => [ kind => 's3', bucket => $bucket ]);
+	$node->full_backup;
+	my @admin = ('radosgw-admin', split(' ', $server{admin}), 'quota');
+	my @scope = ('--quota-scope=bucket', "--bucket=$bucket");
+	PostgreSQL::Test::Utils::system_or_bail(@admin, 'set', @scope, '--max-size=1048576');
+	PostgreSQL::Test::Utils::system_or_bail(@admin, 'enable', @scope);
+	my (undef, undef, $err) = $node->psql('postgres', "SELECT dr_backup('full')");
+	like($err, qr/quota is used up/, 'a full bucket fails the backup');
+	like($err, qr/HINT:.*[Mm]ake room/, 'and says what to do');
+	PostgreSQL::Test::Utils::system_or_bail(@admin, 'disable', @scope);
+
+	$node->hold_at('backup.pack_sealed');
+	my $offset = -s $node->logfile;
+	my $finish = $node->start_backup;
+	$node->wait_held('backup.pack_sealed', $offset);
+	kill 'KILL', $node->agents;
+	$finish->();
+	$node->hold_at('');
+	is_deeply(PgDr::Store::S3::tool('list-multipart', $bucket), [], 'a killed backup leaves no multipart uploads');
+	$node->full_backup;
+	pass('and the next one succeeds');
+	$node->stop;
+}
+
+done_testing();
