@@ -12,6 +12,7 @@
 typedef struct PackJob
 {
 	ObjectName	name;
+	size_t		size;			/* as the manifest says */
 	FetchFrame *frames;
 	size_t		n;
 	Bytes	   *object;			/* once fetched */
@@ -74,7 +75,7 @@ getter(void *arg)
 			break;
 		}
 		job->object->len = 0;
-		if (store_get(f->repo->store, job->name, PACK_OBJECT_MAX, job->object, &err) != STORE_OK)
+		if (store_get(f->repo->store, job->name, job->size, job->object, &err) != STORE_OK)
 		{
 			fail(f, &err);
 			job_free(job);
@@ -185,11 +186,12 @@ fetch_new(Repository *repo, int jobs, FetchSink sink, void *arg)
 }
 
 bool
-fetch_pack(Fetch *f, const char *name, FetchFrame *frames, size_t n)
+fetch_pack(Fetch *f, const char *name, uint64 size, FetchFrame *frames, size_t n)
 {
 	PackJob    *job = pg_malloc0(sizeof(*job));
 
 	strlcpy(job->name, name, sizeof(job->name));
+	job->size = Min(size, PACK_OBJECT_MAX);
 	job->frames = frames;
 	job->n = n;
 	if (queue_push(&f->wanted, job))

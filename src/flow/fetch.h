@@ -11,7 +11,8 @@
  *	F1	A sink gets a frame's raw bytes only after its seal, length and CRC-32C
  *		were right.
  *	F2	When fetch_finish returned true, every frame went through the sink.
- *	F3	Memory: jobs + REQUESTS_IN_FLIGHT objects.
+ *	F3	Memory: jobs + REQUESTS_IN_FLIGHT objects of the size that the manifest
+ *		says, whatever the store answers.
  *
  * Copyright (c) 2026, pg_dr contributors
  */
@@ -36,7 +37,7 @@ typedef struct Fetch Fetch;
 extern Fetch *fetch_new(Repository *repo, int jobs, FetchSink sink, void *arg);
 
 /* Takes frames over.  False: the conveyor has failed; fetch_finish says how. */
-extern bool fetch_pack(Fetch *f, const char *name, FetchFrame *frames, size_t n);
+extern bool fetch_pack(Fetch *f, const char *name, uint64 size, FetchFrame *frames, size_t n);
 
 /* Wait for the end, and free it. */
 extern bool fetch_finish(Fetch *f, bool abort, DrError *err);

@@ -223,7 +223,7 @@ add_frame(Writing *w, const Frame *frame, TargetFile *file, uint64 at, DrError *
 		FetchFrame *frames = c->v;
 
 		c->v = NULL;
-		if (!fetch_pack(w->fetch, pack->name, frames, c->n))
+		if (!fetch_pack(w->fetch, pack->name, pack->size, frames, c->n))
 			return dr_error(err, DR_CANCELLED, "stopped");	/* fetch_finish knows why */
 	}
 	return true;

@@ -30,6 +30,7 @@ typedef struct TablespaceMapping
 typedef struct RestorePack
 {
 	char	   *name;
+	uint64		size;
 	uint32		frames;			/* to be used */
 } RestorePack;
 

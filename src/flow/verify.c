@@ -13,6 +13,8 @@
 #include "flow/inventory.h"
 #include "flow/wal.h"
 
+#define ID_TIME_LENGTH	16		/* 20260131T120000Z */
+
 /* An object to look at; has_hash when the manifest knows what it should be. */
 typedef struct Wanted
 {
@@ -90,7 +92,8 @@ check_object(Verify *v, const Wanted *w, Bytes *raw, DrError *err)
 	DrError		why;
 
 	raw->len = 0;
-	if (store_get(v->repo->store, w->name, WAL_OBJECT_MAX, raw, &why) != STORE_OK)
+	if (store_get(v->repo->store, w->name, w->has_hash ? Min(w->size, PACK_OBJECT_MAX) : WAL_OBJECT_MAX,
+				  raw, &why) != STORE_OK)
 		return verdict(v, w->name, &why, err);
 	size = raw->len;
 	sha256(raw->data, raw->len, hash);
@@ -152,6 +155,30 @@ work_together(Work *w, DrError *err)
 
 /* ---- what there is to look at ---- */
 
+/* Where recovery of a backup must at least come to; 0 when its manifest does not say. */
+static XLogRecPtr
+stop_of(Verify *v, const char *id)
+{
+	OpenManifest m;
+	DrError		ignored;		/* it is looked at again, when it is chosen */
+	XLogRecPtr	stop = 0;
+
+	if (manifest_open(v->repo, v->system_identifier, id, &m, &ignored) != STORE_OK)
+		return 0;
+	if (manifest_read_all(&m, &ignored))
+		stop = m.info.stop_lsn;
+	manifest_close(&m);
+	return stop;
+}
+
+/* Ids begin with their second; two of one second differ in where they stop. */
+static void
+choose_later(Verify *v, const char *id)
+{
+	if (v->id[0] == '\0' || stop_of(v, id) > stop_of(v, v->id))
+		strlcpy(v->id, id, sizeof(v->id));
+}
+
 /* The newest backup that has a manifest. */
 static bool
 find_latest(Verify *v, DrError *err)
@@ -162,16 +189,18 @@ find_latest(Verify *v, DrError *err)
 	ObjectName	name;
 	Bytes		byte = {0};
 
-	for (size_t i = ok ? l.n : 0; i > 0 && v->id[0] == '\0'; i--)
+	for (size_t i = ok ? l.n : 0; i > 0; i--)
 	{
 		char	   *id = l.names[i - 1] + strlen(prefix);
 
 		id[strcspn(id, "/")] = '\0';
 		if (!backup_id_valid(id))
 			continue;
+		if (v->id[0] != '\0' && strncmp(id, v->id, ID_TIME_LENGTH) != 0)
+			break;
 		name_manifest(name, v->system_identifier, id);
 		if (store_get_range(v->repo->store, name, 0, 1, &byte, err) == STORE_OK)
-			strlcpy(v->id, id, sizeof(v->id));
+			choose_later(v, id);
 		else if (err->code != DR_ABSENT && err->code != DR_DAMAGED)
 		{
 			ok = false;

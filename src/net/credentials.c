@@ -319,9 +319,3 @@ credentials_set_patience(CredentialChain *chain, int seconds)
 {
 	http_set_patience(chain->context.http, Min(seconds, SERVICE_PATIENCE_S));
 }
-
-const char *
-credentials_source(const CredentialChain *chain)
-{
-	return chain->where;
-}

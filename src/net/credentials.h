@@ -66,9 +66,6 @@ extern void credentials_clear(Credentials *c);
  */
 extern bool credentials_reject(CredentialChain *chain, uint64 serial);
 
-/* "credentials file \"/etc/dr.credentials\"", "instance metadata", ...: for messages. */
-extern const char *credentials_source(const CredentialChain *chain);
-
 /* As HTTP_PATIENCE: how long to try again, 0 ends running requests. */
 extern void credentials_set_patience(CredentialChain *chain, int seconds);
 

@@ -115,6 +115,9 @@ end_job(Job *job, const char *why, bool refused)
 	return 0;
 }
 
+/* Somebody made it longer: that is damage, not bad luck. */
+static const char too_long[] = "the reply is longer than it may be";
+
 static size_t
 on_body(char *data, size_t size, size_t count, void *arg)
 {
@@ -133,7 +136,7 @@ on_body(char *data, size_t size, size_t count, void *arg)
 	curl_easy_getinfo(job->easy, CURLINFO_CONTENT_LENGTH_DOWNLOAD_T, &announced);
 	if (held + n > job->request->reply_max ||
 		(announced > 0 && (uint64) announced > job->request->reply_max))
-		return end_job(job, "the reply is longer than it may be", true);
+		return end_job(job, too_long, true);
 	limit += ((int64) held + Max(announced, 0) + (int64) job->request->body_length) / TIME_RATE;
 	if (monotonic_us() - job->started > limit * 1000000)
 		return end_job(job, "the reply takes too long", false);
@@ -316,7 +319,7 @@ judge(Job *job, CURLcode code)
 	if (code == CURLE_OK || (transfer && job->broken == NULL && job->reply->status >= 300))
 		return HTTP_REPLIED;
 	if (job->broken != NULL)
-		dr_error(job->err, DR_IO, "%s", job->broken);
+		dr_error(job->err, job->broken == too_long ? DR_DAMAGED : DR_IO, "%s", job->broken);
 	else if (is_final(code))
 	{
 		dr_error(job->err, DR_CONFIG, "%s", text);

@@ -5,6 +5,7 @@ use warnings;
 use FindBin;
 use lib "$FindBin::Bin/lib";
 
+use JSON::PP ();
 use PgDr::Store;
 use PgDr::Test qw(run_program wait_until);
 use PostgreSQL::Test::Utils ();
@@ -29,7 +30,8 @@ use Test::More;
 	for my $row (
 		[ 'a flipped pack', $pack, sub { $repository->flip($pack) }, qr/SHA-256|damaged/ ],
 		[ 'a missing pack', $pack, sub { $repository->remove($pack) }, qr/does not exist/ ],
-		[ 'another pack in its place', $pack, sub { $repository->copy($other, $pack) }, qr/SHA-256/ ],
+		[ 'a longer pack', $pack, sub { $repository->write($pack, $repository->read($pack) . 'x') }, qr/longer|SHA-256/ ],
+		[ 'another pack in its place', $pack, sub { $repository->copy($other, $pack) }, qr/SHA-256|longer/ ],
 		[ 'a flipped manifest', $manifest, sub { $repository->flip($manifest) }, qr/damaged/ ],
 		[ 'a flipped segment', $segment, sub { $repository->flip($segment) }, qr/damaged/ ],
 		[ 'a missing segment', $segment, sub { $repository->remove($segment) }, qr/does not exist/ ])
@@ -92,6 +94,53 @@ sub retained
 	my ($y, $m, $d, $h, $i) = $date =~ /(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d)/ or return 0;
 	require Time::Local;
 	return Time::Local::timegm(0, $i, $h, $d, $m - 1, $y);
+}
+
+# ---- the least that a writer and an auditor must be allowed, as doc/S3.md says
+
+{
+	my %server = PgDr::Store::S3::server();
+	my $bucket = PgDr::Store::S3::make_bucket();
+	my $document = PostgreSQL::Test::Utils::slurp_file("$FindBin::Bin/../../doc/S3.md");
+	my ($writer, $auditor) = map {
+		my $name = $_;
+		my ($policy) = $document =~ /\*\*$name\*\*.*?```json\n(.*?)```/s or BAIL_OUT("doc/S3.md has no policy of the $name");
+		$policy } 'Writer', 'Auditor';
+	my %keys = map { ($_ => [ "AK$_$$", "SK$_$$" ]) } 'writer', 'auditor';
+	PostgreSQL::Test::Utils::system_or_bail('radosgw-admin', split(' ', $server{admin}), 'user', 'create', "--uid=$_$$", "--display-name=$_",
+		"--access-key=$keys{$_}[0]", "--secret=$keys{$_}[1]") for keys %keys;
+	my @statements = map {
+		my ($name, $policy) = @$_;
+		s/BUCKET/$bucket/g, s/PREFIX/backups/g for $policy;
+		map { $_->{Principal} = { AWS => ["arn:aws:iam:::user/$name$$"] }; $_ } @{ JSON::PP::decode_json($policy)->{Statement} }
+	} ([ 'writer', $writer ], [ 'auditor', $auditor ]);
+
+	my $node = PgDr::Test->create('allowed', start => 0, store => [ kind => 's3', bucket => $bucket, prefix => 'backups' ]);
+	my $policy_file = $node->basedir . '/policy.json';
+	PgDr::Store::spew($policy_file, JSON::PP::encode_json({ Version => '2012-10-17', Statement => \@statements }));
+	PgDr::Store::S3::tool('put-bucket-policy', $bucket, $policy_file);
+	my $as = sub {
+		PgDr::Store::spew($node->repository->{credentials}, "[default]\naws_access_key_id = $keys{$_[0]}[0]\naws_secret_access_key = $keys{$_[0]}[1]\n");
+		return;
+	};
+	$as->('writer');
+	$node->start;
+	$node->safe_psql('postgres', 'CREATE EXTENSION pg_dr; CREATE TABLE t AS SELECT g FROM generate_series(1, 1000) g');
+	$node->full_backup;
+	is($node->safe_psql('postgres', "SELECT status FROM dr_check() WHERE name = 'create_only'"), 'ok', 'the writer\'s permissions do');
+	like($node->safe_psql('postgres', "SELECT detail FROM dr_check() WHERE name = 'remove'"), qr/can't remove/, 'and allow no removal, which the probe says');
+	my $before = $node->checksums;
+	# The bucket's owner, who looks into it for tests, may not read what the writer wrote.
+	my $segment = $node->safe_psql('postgres', 'SELECT pg_walfile_name(pg_switch_wal())');
+	$node->poll_query_until('postgres', "SELECT last_archived_wal >= '$segment' FROM pg_stat_archiver") or die 'archiving';
+	$node->stop;
+	$as->('auditor');
+	is(($node->program('verify'))[0], 0, 'the auditor may verify');
+	my $restored = $node->restored('audited');
+	is($restored->checksums, $before, 'and restore');
+	my (undef, undef, $err) = $restored->psql('postgres', 'SELECT dr_adopt()');
+	like($err, qr/access is denied.*s3:PutObject/s, 'but not write');
+	$restored->stop;
 }
 
 # ---- a full bucket, and a kill in the middle
