@@ -172,8 +172,8 @@ lineage_state(Repository *repo, const char *sysid, const char *data_directory,
 	char		owner[512];
 	uint32		generation;
 
-	if (!token_read(data_directory, own, err) ||
-		!newest(repo, sysid, &generation, registered, owner, sizeof(owner), err))
+	if (!newest(repo, sysid, &generation, registered, owner, sizeof(owner), err) ||
+		!token_read(data_directory, own, err))
 		return false;
 	if (generation == 0)
 		*state = LINEAGE_UNREGISTERED;
@@ -238,8 +238,9 @@ lineage_require(Repository *repo, const char *sysid, const char *data_directory,
 	Token		registered;
 	char		owner[512];
 
-	if (!token_read(data_directory, own, err) ||
-		!newest(repo, sysid, generation, registered, owner, sizeof(owner), err))
+	/* In this order: a token is durable before it is registered, perhaps by another process just now. */
+	if (!newest(repo, sysid, generation, registered, owner, sizeof(owner), err) ||
+		!token_read(data_directory, own, err))
 		return false;
 	if (*generation == 0)
 	{

@@ -85,18 +85,19 @@ agent_open(Agent *a, json_t *request, DrError *err)
 	const char *hold_at = "";
 	json_int_t	max_rate = 0;
 	int			writer;
+	int			patient = 0;
 	LineageState state = LINEAGE_OURS;
 
 	if (a->opened || !check_version(request, err))
 		return a->opened ? bad_request(err, "open") : false;
-	if (json_unpack(request, "{s:s, s:s, s?s, s:s, s:s, s:i, s:i, s?I, s:b, s?s}",
+	if (json_unpack(request, "{s:s, s:s, s?s, s:s, s:s, s:i, s:i, s?I, s:b, s?b, s?s}",
 					"repository", &access.url, "key_file", &access.key_file,
 					"credentials_file", &access.credentials_file, "system_identifier", &sysid,
 					"data_directory", &data_directory, "jobs", &a->jobs, "compression_level", &a->level,
-					"max_rate", &max_rate, "writer", &writer, "hold_at", &hold_at) != 0 ||
+					"max_rate", &max_rate, "writer", &writer, "patient", &patient, "hold_at", &hold_at) != 0 ||
 		!system_identifier_valid(sysid) || a->jobs < 1 || a->jobs > 64 || max_rate < 0)
 		return bad_request(err, "open");
-	access.impatient = true;
+	access.impatient = !patient;
 	take_environment(json_object_get(request, "environment"));
 	if (!repository_open(&a->repo, &access, writer, err))
 		return false;

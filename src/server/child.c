@@ -45,7 +45,7 @@
 
 #define HELLO_TIMEOUT_MS	10000
 #define SEND_TIMEOUT_MS		60000
-#define SILENCE_TIMEOUT_MS	(5 * 60 * 1000)
+#define SILENCE_TIMEOUT_MS	(10 * 60 * 1000)	/* longer than requests to a store are tried again */
 #define ARCHIVER_SILENCE_MS	(60 * 1000) /* it hears of a shutdown only between files */
 #define STOPPING_SILENCE_MS	(10 * 1000)
 #define STOPPING_AGAIN_MS	(2 * 1000)

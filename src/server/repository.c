@@ -106,6 +106,8 @@ dr_open_request(StringInfo buf, bool writer)
 	dr_request_int(buf, "compression_level", dr_compression_level);
 	dr_request_int(buf, "max_rate", dr_max_rate);
 	dr_request_bool(buf, "writer", writer);
+	/* A backup may wait for a store that is away for a while; a person and the archiver hear of it soon. */
+	dr_request_bool(buf, "patient", writer && MyBackendType == B_BG_WORKER);
 	dr_request_text(buf, "hold_at", dr_debug_hold_at);
 	put_environment(buf);
 	dr_request_end(buf);
