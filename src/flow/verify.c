@@ -155,16 +155,19 @@ work_together(Work *w, DrError *err)
 
 /* ---- what there is to look at ---- */
 
-/* Where recovery of a backup must at least come to; 0 when its manifest does not say. */
+/*
+ * Where recovery of a backup must at least come to.  One whose manifest can't
+ * be read comes last of all, so that it is the one that is looked at.
+ */
 static XLogRecPtr
 stop_of(Verify *v, const char *id)
 {
 	OpenManifest m;
 	DrError		ignored;		/* it is looked at again, when it is chosen */
-	XLogRecPtr	stop = 0;
+	XLogRecPtr	stop = PG_UINT64_MAX;
 
 	if (manifest_open(v->repo, v->system_identifier, id, &m, &ignored) != STORE_OK)
-		return 0;
+		return stop;
 	if (manifest_read_all(&m, &ignored))
 		stop = m.info.stop_lsn;
 	manifest_close(&m);
