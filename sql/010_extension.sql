@@ -3,6 +3,7 @@ SELECT extname, extversion, nspname FROM pg_extension JOIN pg_namespace AS n ON 
 SELECT pg_describe_object(classid, objid, 0) AS object
 FROM pg_depend
 WHERE refclassid = 'pg_extension'::regclass AND deptype = 'e' AND classid <> 'pg_type'::regclass	-- 17 lists row types
+	AND pg_describe_object(classid, objid, 0) !~ 'lsn(multi)?range($|\()'	-- what a range type brings along
 	AND refobjid = (SELECT oid FROM pg_extension WHERE extname = 'pg_dr')
 ORDER BY pg_describe_object(classid, objid, 0) COLLATE "C";
 -- relations, columns of tables, and functions without a comment

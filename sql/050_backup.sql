@@ -10,8 +10,8 @@ FROM dr.object WHERE backup = :'id' AND name !~ 'pack-0000000[2-9]' ORDER BY nam
 SELECT encode(sha256, 'hex') = encode(manifest_sha256, 'hex') AS same
 FROM dr.object JOIN dr.backup ON backup.id = backup WHERE backup = :'id' AND name ~ '/manifest$';
 -- its first and last segment are in the repository
-SELECT count(*) FROM dr_wal, dr_backups AS b
-WHERE b.id = :'id' AND segment IN (pg_walfile_name(b.start_lsn), pg_walfile_name(b.stop_lsn));
+SELECT count(*) FROM dr_wal_files, dr_backups AS b
+WHERE b.id = :'id' AND file IN (pg_walfile_name(b.start_lsn), pg_walfile_name(b.stop_lsn));
 SELECT count(*) FROM dr_progress;
 SELECT concern, status FROM dr_status WHERE concern <> 'archiving';
 -- it is what was stored

@@ -82,9 +82,11 @@ CREATE TABLE dr.wal_segment (
 	size bigint NOT NULL,
 	sha256 bytea,
 	archived_at timestamptz,
+	ended_at timestamptz,
+	problem text CHECK (problem IN ('missing', 'resized')),
 	PRIMARY KEY (repository, object)
 );
-COMMENT ON TABLE dr.wal_segment IS 'archived WAL files; the most recent ones may not be in it yet, view dr_wal has them all';
+COMMENT ON TABLE dr.wal_segment IS 'archived WAL files; the most recent ones may not be in it yet, view dr_wal_files has them all';
 COMMENT ON COLUMN dr.wal_segment.repository IS 'name of the repository';
 COMMENT ON COLUMN dr.wal_segment.timeline IS 'timeline, from the name';
 COMMENT ON COLUMN dr.wal_segment.name IS 'name of the file: segment, timeline history, partial segment or backup history';
@@ -92,6 +94,8 @@ COMMENT ON COLUMN dr.wal_segment.object IS 'name of the object in the repository
 COMMENT ON COLUMN dr.wal_segment.size IS 'bytes as stored';
 COMMENT ON COLUMN dr.wal_segment.sha256 IS 'SHA-256 as stored; null when only an inventory has seen it';
 COMMENT ON COLUMN dr.wal_segment.archived_at IS 'when it was durable; null when only an inventory has seen it';
+COMMENT ON COLUMN dr.wal_segment.ended_at IS 'when the server wrote to it last: what was committed later is in other segments; null when only an inventory has seen it';
+COMMENT ON COLUMN dr.wal_segment.problem IS 'what the last inventory found: missing, or resized (it has another size than was stored); null: none';
 
 CREATE TABLE dr.corrupt_page (
 	backup text NOT NULL REFERENCES dr.backup ON DELETE CASCADE,
@@ -185,11 +189,42 @@ LANGUAGE C VOLATILE PARALLEL SAFE;
 COMMENT ON FUNCTION dr.jobs() IS 'running backups, from shared memory';
 
 CREATE FUNCTION dr.recent_segments(OUT repository text, OUT timeline bigint, OUT name text,
-	OUT object text, OUT size bigint, OUT sha256 bytea, OUT archived_at timestamptz)
+	OUT object text, OUT size bigint, OUT sha256 bytea, OUT archived_at timestamptz, OUT ended_at timestamptz)
 RETURNS SETOF record
 AS 'MODULE_PATHNAME', 'dr_recent_segments'
 LANGUAGE C VOLATILE PARALLEL SAFE;
 COMMENT ON FUNCTION dr.recent_segments() IS 'archived WAL files that are not in table dr.wal_segment yet, from shared memory';
+
+CREATE FUNCTION dr.timelines(OUT timeline bigint, OUT begins pg_lsn, OUT ends pg_lsn,
+	OUT first_segment pg_lsn, OUT next_segment pg_lsn)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'dr_timelines'
+LANGUAGE C VOLATILE PARALLEL SAFE;
+COMMENT ON FUNCTION dr.timelines() IS 'the way that led to the cluster''s timeline: where each began and ended, and the segments (from first_segment to before next_segment) that recovery takes from it';
+
+CREATE FUNCTION dr.tail(OUT repository text, OUT state text, OUT timeline bigint, OUT segment pg_lsn, OUT durable pg_lsn,
+	OUT waiting_since timestamptz, OUT synchronous boolean, OUT pieces bigint, OUT bytes bigint,
+	OUT sender_pid integer, OUT error text)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'dr_tail'
+LANGUAGE C VOLATILE PARALLEL SAFE;
+COMMENT ON FUNCTION dr.tail() IS 'how the tail of the WAL is shipped: off, starting, streaming or failed; everything before durable is in the repository, what came since waiting_since is not';
+
+-- A range of pg_lsn, and its multirange: what there is of WAL.
+CREATE TYPE dr.lsnrange AS RANGE (SUBTYPE = pg_lsn, MULTIRANGE_TYPE_NAME = dr.lsnmultirange);
+COMMENT ON TYPE dr.lsnrange IS 'a range of WAL locations';
+
+CREATE FUNCTION dr.segment_range(name text)
+RETURNS dr.lsnrange
+AS $$
+	SELECT dr.lsnrange('0/0'::pg_lsn + n * size, '0/0'::pg_lsn + (n + 1) * size)
+	FROM (SELECT size, ('x' || substr(name, 9, 8))::bit(32)::bigint::numeric * (4294967296 / size)
+				+ ('x' || substr(name, 17, 8))::bit(32)::bigint AS n
+		  FROM (SELECT pg_size_bytes(current_setting('wal_segment_size')) AS size) AS s) AS s
+$$
+LANGUAGE SQL STABLE STRICT PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION dr.segment_range(text) IS 'the WAL locations that a segment holds';
 
 CREATE FUNCTION dr.state(OUT concern text, OUT status text, OUT detail text, OUT hint text)
 RETURNS SETOF record
@@ -217,15 +252,85 @@ CREATE VIEW @extschema@.dr_progress AS
 	FROM dr.jobs();
 COMMENT ON VIEW @extschema@.dr_progress IS 'the backups that are running';
 
-CREATE VIEW @extschema@.dr_wal AS
-	SELECT repository, timeline, name AS segment, object, size, sha256, archived_at
+CREATE VIEW @extschema@.dr_wal_files AS
+	SELECT repository, timeline, name AS file, object, size, sha256, archived_at, ended_at, problem
 	FROM dr.wal_segment
 	UNION ALL
-	SELECT r.repository, r.timeline, r.name, r.object, r.size, r.sha256, r.archived_at
+	SELECT r.repository, r.timeline, r.name, r.object, r.size, r.sha256, r.archived_at, r.ended_at, NULL
 	FROM dr.recent_segments() AS r
 	WHERE NOT EXISTS (SELECT 1 FROM dr.wal_segment AS w
 					  WHERE w.repository = r.repository AND w.object = r.object);
-COMMENT ON VIEW @extschema@.dr_wal IS 'the WAL files in the repository';
+COMMENT ON VIEW @extschema@.dr_wal_files IS 'the WAL files in the repository: segments, timeline histories, partial segments and backup histories';
+
+-- This cluster's segments, and behind them what the tail has of the next one.
+CREATE VIEW dr.wal_coverage AS
+	SELECT repository, timeline, dr.segment_range(file) AS range, size, ended_at, problem
+	FROM @extschema@.dr_wal_files
+	WHERE file ~ '^[0-9A-F]{24}$'
+		AND starts_with(object, (SELECT c.system_identifier::text || '/' FROM pg_control_system() AS c))
+	UNION ALL
+	SELECT repository, timeline, dr.lsnrange(segment, durable), 0, coalesce(waiting_since, now()), NULL
+	FROM dr.tail()
+	WHERE repository IS NOT NULL AND state = 'streaming' AND durable > segment;
+COMMENT ON VIEW dr.wal_coverage IS 'which WAL locations are in the repository: one row per segment, and one for the tail';
+
+CREATE VIEW @extschema@.dr_wal AS
+	SELECT repository, timeline, lower(whole) AS first_lsn, upper(whole) AS last_lsn, segments, bytes, coverage,
+		dr.lsnmultirange(whole) - coverage AS gaps, ended_at
+	FROM (SELECT repository, timeline, dr.lsnrange(min(lower(range)), max(upper(range))) AS whole,
+			count(*) FILTER (WHERE problem IS NULL) AS segments, sum(size) FILTER (WHERE problem IS NULL) AS bytes,
+			coalesce(range_agg(range) FILTER (WHERE problem IS NULL), dr.lsnmultirange()) AS coverage,
+			max(ended_at) FILTER (WHERE problem IS NULL) AS ended_at
+		  FROM dr.wal_coverage
+		  GROUP BY repository, timeline) AS t
+	ORDER BY repository, timeline;
+COMMENT ON VIEW @extschema@.dr_wal IS 'the WAL in the repository, per timeline: what it covers, and the gaps';
+
+-- Along the way that led to this cluster's timeline.
+CREATE VIEW @extschema@.dr_recovery_windows AS
+	WITH way AS MATERIALIZED (
+		SELECT c.repository, c.range, c.ended_at
+		FROM dr.wal_coverage AS c JOIN dr.timelines() AS t ON t.timeline = c.timeline
+		WHERE c.problem IS NULL AND lower(c.range) >= t.first_segment
+			AND (t.next_segment IS NULL OR lower(c.range) < t.next_segment)),
+	rows AS (
+		SELECT repository, unnest(range_agg(range)) AS range FROM way GROUP BY repository)
+	SELECT b.id AS backup, b.repository, b.kind, b.timeline, b.stop_lsn AS earliest_lsn, b.finished_at AS earliest_time,
+		upper(r.range) AS latest_lsn,
+		(SELECT max(w.ended_at) FROM way AS w
+		 WHERE w.repository = r.repository AND upper(w.range) = upper(r.range)) AS latest_time
+	FROM @extschema@.dr_backups AS b
+		JOIN dr.timelines() AS t ON t.timeline = b.timeline AND (t.ends IS NULL OR b.stop_lsn <= t.ends)
+		LEFT JOIN rows AS r ON r.repository = b.repository AND r.range @> b.start_lsn AND upper(r.range) >= b.stop_lsn
+	WHERE b.status IN ('completed', 'completed with corruption')
+	ORDER BY b.stop_lsn;
+COMMENT ON VIEW @extschema@.dr_recovery_windows IS 'for each backup, from where to where recovery can go without a gap; latest_lsn null: WAL that the backup itself needs is missing';
+
+CREATE FUNCTION @extschema@.dr_can_recover(target timestamptz, OUT possible boolean, OUT backup text, OUT detail text)
+RETURNS record
+AS $$
+	SELECT best.backup IS NOT NULL, best.backup,
+		CASE WHEN best.backup IS NOT NULL THEN
+				format('Restore with --target-time %L.', to_char(target AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US+00'))
+			WHEN target IS NULL OR NOT isfinite(target) THEN 'That is no moment.'
+			WHEN a.backups = 0 THEN 'There is no complete backup.'
+			WHEN target < a.earliest THEN format('The oldest backup is consistent from %s on.', a.earliest)
+			WHEN a.latest IS NULL THEN 'The catalogue does not know when the WAL in the repository was written.'
+			WHEN target > a.latest AND NOT a.gap THEN format('The repository has the WAL up to %s.', a.latest)
+			ELSE format('WAL is missing: from the last backup before that moment, recovery comes to %s.',
+				coalesce((SELECT max(w.latest_lsn)::text FROM @extschema@.dr_recovery_windows AS w WHERE w.earliest_time <= target), 'nothing'))
+		END
+	FROM (SELECT count(*) AS backups, min(earliest_time) AS earliest, max(latest_time) AS latest,
+			EXISTS (SELECT 1 FROM dr.wal_coverage WHERE lower(range) >= max(w.latest_lsn)) AS gap
+		  FROM @extschema@.dr_recovery_windows AS w) AS a
+		LEFT JOIN LATERAL (
+			SELECT w.backup FROM @extschema@.dr_recovery_windows AS w
+			WHERE w.earliest_time <= target AND w.latest_time >= target AND isfinite(target)
+			ORDER BY w.earliest_time DESC LIMIT 1) AS best ON true
+$$
+LANGUAGE SQL STABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION @extschema@.dr_can_recover(timestamptz) IS 'can the cluster be recovered to this moment? with which backup, or why not';
 
 -- Without a promise to hold it against, a week without a backup is worth a warning.
 CREATE VIEW @extschema@.dr_status AS
@@ -261,8 +366,11 @@ COMMENT ON VIEW @extschema@.dr_status IS 'is the cluster safe? one row per conce
 --
 REVOKE ALL ON FUNCTION @extschema@.dr_backup(text, text, boolean, boolean), @extschema@.dr_cancel(text),
 	@extschema@.dr_check(), @extschema@.dr_sync(), @extschema@.dr_verify(text, text), @extschema@.dr_adopt(),
-	dr.jobs(), dr.recent_segments(), dr.state() FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION dr.jobs(), dr.recent_segments(), dr.state(), @extschema@.dr_check() TO pg_monitor;
+	@extschema@.dr_can_recover(timestamptz), dr.jobs(), dr.recent_segments(), dr.state(), dr.timelines(), dr.tail(),
+	dr.segment_range(text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION dr.jobs(), dr.recent_segments(), dr.state(), dr.timelines(), dr.tail(), dr.segment_range(text),
+	@extschema@.dr_can_recover(timestamptz), @extschema@.dr_check() TO pg_monitor;
 GRANT USAGE ON SCHEMA dr TO pg_monitor;
 GRANT SELECT ON dr.backup, dr.object, dr.wal_segment, dr.corrupt_page, dr.probe,
-	@extschema@.dr_backups, @extschema@.dr_progress, @extschema@.dr_wal, @extschema@.dr_status TO pg_monitor;
+	dr.wal_coverage, @extschema@.dr_backups, @extschema@.dr_progress, @extschema@.dr_wal, @extschema@.dr_wal_files,
+	@extschema@.dr_recovery_windows, @extschema@.dr_status TO pg_monitor;

@@ -51,6 +51,8 @@
 	X("module.done", "backup worker: child is done, row not yet final") \
 	X("archive.read", "child: segment read and sealed, not yet stored") \
 	X("archive.stored", "child: segment durable, archiver not yet told") \
+	X("tail.sealed", "child: a piece of the tail is sealed, not yet stored") \
+	X("tail.stored", "child: a piece of the tail is durable, nobody knows yet") \
 	X("store.linked", "file store: name exists, directory not yet synced") \
 	X("restore.planned", "restore: nothing written yet") \
 	X("restore.tree", "restore: directories exist") \

@@ -4,7 +4,7 @@
 PGDR_TOP=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 PG_MAJOR=${PG_MAJOR:-15}
 PG_CONFIG=${PG_CONFIG:-/usr/lib/postgresql/$PG_MAJOR/bin/pg_config}
-BUILD_PACKAGES="postgresql-$PG_MAJOR postgresql-server-dev-$PG_MAJOR gcc libc6-dev make libjansson-dev libzstd-dev libssl-dev libcurl4-openssl-dev libexpat1-dev"
+BUILD_PACKAGES="postgresql-$PG_MAJOR postgresql-server-dev-$PG_MAJOR gcc libc6-dev make libjansson-dev libzstd-dev libssl-dev libcurl4-openssl-dev libexpat1-dev libpq-dev"
 
 as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
 # Nothing of the caller's environment or directory reaches what postgres runs.

@@ -23,6 +23,14 @@ aligned_malloc(size_t n)
 	return p;
 }
 
+void *
+array_room(void *array, size_t n, size_t element)
+{
+	if ((n & (n - 1)) != 0)		/* it is full at powers of two */
+		return array;
+	return pg_realloc(array, (n == 0 ? 1 : n * 2) * element);
+}
+
 void
 bytes_reserve(Bytes *b, size_t more)
 {

@@ -56,10 +56,16 @@ typedef struct Bytes
 	size_t		cap;
 } Bytes;
 
-/* Room for "more" bytes behind len; exits when memory is exhausted. */
 /* Page-aligned, for direct I/O; exits when there is no memory, as pg_malloc does. */
 extern void *aligned_malloc(size_t n);
 
+/*
+ * Room for one more behind the n elements of an array that is allocated by this
+ * alone, from n = 0 on; where it is now.  It grows by doubling.
+ */
+extern void *array_room(void *array, size_t n, size_t element);
+
+/* Room for "more" bytes behind len; exits when memory is exhausted. */
 extern void bytes_reserve(Bytes *b, size_t more);
 extern void bytes_append(Bytes *b, const void *data, size_t n);
 extern void bytes_append_u16(Bytes *b, uint16 v);

@@ -163,13 +163,30 @@ is_frontier(const char *file)
 	return strlen(file) == 24 + 9 && is_upper_hex(file, 24) && strcmp(file + 24, ".frontier") == 0;
 }
 
+/* <segment>.<incarnation>.<offset>, without directories */
+static bool
+tail_file_parse(const char *file, TailName *tail)
+{
+	if (strlen(file) != 24 + 1 + 8 + 1 + 8 || !is_upper_hex(file, 24) || file[24] != '.' ||
+		!is_upper_hex(file + 25, 8) || file[33] != '.' || !is_upper_hex(file + 34, 8))
+		return false;
+	memcpy(tail->segment, file, 24);
+	tail->segment[24] = '\0';
+	tail->incarnation = hex_u32(file + 25);
+	tail->offset = hex_u32(file + 34);
+	return hex_u32(file) > 0 && tail->incarnation > 0;
+}
+
 static ObjectKind
 wal_object_kind(const char *rest)
 {
 	WalFile		wal;
+	TailName	tail;
 
 	if (strlen(rest) < 9 || !is_upper_hex(rest, 8) || rest[8] != '/')
 		return KIND_UNKNOWN;
+	if (tail_file_parse(rest + 9, &tail) && strncmp(rest, rest + 9, 8) == 0)
+		return KIND_TAIL;
 	if (is_frontier(rest + 9) && strncmp(rest, rest + 9, 8) == 0)
 		return KIND_FRONTIER;
 	if (!wal_file_parse(rest + 9, &wal) || wal.timeline != hex_u32(rest))
@@ -217,15 +234,24 @@ object_kind(const char *name)
 }
 
 void
+name_of_generation(ObjectName out, const char *prefix, uint32 generation)
+{
+	snprintf(out, sizeof(ObjectName), "%s%08u", prefix, generation);
+}
+
+void
 name_keyring(ObjectName out, uint32 generation)
 {
-	snprintf(out, sizeof(ObjectName), "keys/%08u", generation);
+	name_of_generation(out, "keys/", generation);
 }
 
 void
 name_lineage(ObjectName out, const char *sysid, uint32 generation)
 {
-	snprintf(out, sizeof(ObjectName), "%s/lineage/%08u", sysid, generation);
+	char		prefix[64];
+
+	snprintf(prefix, sizeof(prefix), "%s/lineage/", sysid);
+	name_of_generation(out, prefix, generation);
 }
 
 void
@@ -250,6 +276,21 @@ void
 name_frontier(ObjectName out, const char *sysid, const char *segment)
 {
 	snprintf(out, sizeof(ObjectName), "%s/wal/%.8s/%.24s.frontier", sysid, segment, segment);
+}
+
+void
+name_tail(ObjectName out, const char *sysid, const TailName *tail)
+{
+	snprintf(out, sizeof(ObjectName), "%s/wal/%.8s/%.24s.%08X.%08X", sysid, tail->segment,
+			 tail->segment, tail->incarnation, tail->offset);
+}
+
+bool
+tail_name_parse(const char *name, TailName *tail)
+{
+	const char *slash = strrchr(name, '/');
+
+	return object_kind(name) == KIND_TAIL && tail_file_parse(slash + 1, tail);
 }
 
 void
@@ -375,11 +416,23 @@ time_parse(const char *text, int64 *us)
 	return true;
 }
 
-int64
-time_now(void)
+static int64
+read_clock(clockid_t clock)
 {
 	struct timespec ts;
 
-	clock_gettime(CLOCK_REALTIME, &ts);
+	clock_gettime(clock, &ts);
 	return (int64) ts.tv_sec * 1000000 + ts.tv_nsec / 1000;
+}
+
+int64
+time_now(void)
+{
+	return read_clock(CLOCK_REALTIME);
+}
+
+int64
+monotonic_now(void)
+{
+	return read_clock(CLOCK_MONOTONIC);
 }

@@ -24,7 +24,8 @@ typedef enum ObjectKind
 	KIND_PARTIAL = 5,
 	KIND_BACKUP_HISTORY = 6,
 	KIND_LINEAGE = 7,
-	KIND_FRONTIER = 8
+	KIND_FRONTIER = 8,
+	KIND_TAIL = 9
 } ObjectKind;
 
 typedef char ObjectName[PGDR_OBJECT_NAME_MAX + 1];
@@ -53,6 +54,8 @@ extern bool backup_id_valid(const char *id);
 extern bool wal_file_parse(const char *file, WalFile *wal);
 extern bool system_identifier_valid(const char *text);
 
+/* The generation below a prefix, as in keys/ and <sysid>/lineage/. */
+extern void name_of_generation(ObjectName out, const char *prefix, uint32 generation);
 extern void name_keyring(ObjectName out, uint32 generation);
 extern void name_lineage(ObjectName out, const char *sysid, uint32 generation);
 extern void name_pack(ObjectName out, const char *sysid, const char *backup, uint32 number);
@@ -61,6 +64,24 @@ extern void name_manifest(ObjectName out, const char *sysid, const char *backup)
 extern void name_wal(ObjectName out, const char *sysid, const char *file);
 /* The note that a segment was archived. */
 extern void name_frontier(ObjectName out, const char *sysid, const char *segment);
+
+/* A piece of a segment that was not complete yet. */
+typedef struct TailName
+{
+	char		segment[25];
+	uint32		incarnation;	/* from 1; the newest one counts */
+	uint32		offset;			/* of the piece's first byte */
+} TailName;
+
+extern void name_tail(ObjectName out, const char *sysid, const TailName *tail);
+/* False when it is not the name of an object of KIND_TAIL. */
+extern bool tail_name_parse(const char *name, TailName *tail);
+
+/*
+ * Segments beside each other may be stored in any order; one that is more than
+ * this before another in the repository was acknowledged before that was begun.
+ */
+#define WAL_WINDOW	32
 
 /* Segment arithmetic; out has at least 25 bytes. */
 extern void wal_segment_name(char *out, TimeLineID tli, uint64 segno, uint32 segment_size);
@@ -78,5 +99,8 @@ extern void lsn_format(char *out, XLogRecPtr lsn);
 extern void time_format(char *out, int64 us);
 extern bool time_parse(const char *text, int64 *us);
 extern int64 time_now(void);
+
+/* Microseconds since some moment, of a clock that nobody sets. */
+extern int64 monotonic_now(void);
 
 #endif							/* PGDR_NAMES_H */

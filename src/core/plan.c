@@ -102,20 +102,29 @@ lowest_from(char *const *files, size_t count, const History *h, uint64 segno, ui
 	return lowest;
 }
 
-/* The end of the unbroken row of segments that begins at the backup's start. */
-static uint64
-row_end(const WalSet *wal, const History *h, uint64 segno, uint32 size, Plan *plan)
+void
+wal_set_add(WalSet *wal, const char *segment)
 {
+	size_t		at = wal->n;
+
+	wal->files = pg_realloc(wal->files, sizeof(char *) * (wal->n + 1));
+	for (; at > 0 && strcmp(wal->files[at - 1], segment) > 0; at--)
+		wal->files[at] = wal->files[at - 1];
+	wal->files[at] = pg_strdup(segment);
+	wal->n++;
+}
+
+uint64
+plan_row_end(const BackupInfo *b, const History *h, const WalSet *wal, char segment[25])
+{
+	uint32		size = b->wal_segment_size;
+	uint64		segno = b->start_lsn / size;
+
 	for (;; segno++)
 	{
-		char		file[25];
-		TimeLineID	tli = history_segment_timeline(h, segno, size);
-
-		wal_segment_name(file, tli, segno, size);
-		if (!wal_has(wal, file))
+		wal_segment_name(segment, history_segment_timeline(h, segno, size), segno, size);
+		if (!wal_has(wal, segment))
 			return segno;
-		strcpy(plan->last_segment, file);
-		plan->frontier_timeline = tli;
 	}
 }
 
@@ -166,8 +175,8 @@ check_lsn_target(const Plan *plan, const BackupInfo *b, const Target *t, DrError
 	char		end[LSN_TEXT_MAX];
 
 	lsn_format(stop, b->stop_lsn);
-	lsn_format(end, plan->frontier);
-	if (t->lsn >= b->stop_lsn && t->lsn <= plan->frontier)
+	lsn_format(end, plan->end);
+	if (t->lsn >= b->stop_lsn && t->lsn <= plan->end)
 		return true;
 	dr_error(err, DR_CONFIG, "target location %s can't be reached with backup %s", t->text, b->id);
 	dr_detail(err, "From this backup, every location from %s to %s can.", stop, end);
@@ -175,11 +184,19 @@ check_lsn_target(const Plan *plan, const BackupInfo *b, const Target *t, DrError
 				   "The WAL that you ask for was never archived, or lies behind a gap.");
 }
 
+/* Targets that PostgreSQL would find out about only after hours of recovery. */
 static bool
-check_time_target(const BackupInfo *b, const Target *t, DrError *err)
+check_time_target(const Plan *plan, const BackupInfo *b, const WalSet *wal, const Target *t, DrError *err)
 {
 	char		text[TIME_TEXT_MAX];
 
+	if (t->time > wal->reached_at)
+	{
+		time_format(text, wal->reached_at);
+		dr_error(err, DR_CONFIG, "target time \"%s\" lies after the archived WAL", t->text);
+		dr_detail(err, "The last segment, \"%s\", was archived at %s.", plan->last_segment, text);
+		return dr_hint(err, "Give an earlier time, or none to recover all that there is.");
+	}
 	if (t->time >= b->stopped_at)
 		return true;
 	time_format(text, b->stopped_at);
@@ -188,16 +205,33 @@ check_time_target(const BackupInfo *b, const Target *t, DrError *err)
 	return dr_hint(err, "Choose an earlier backup, or a later target.");
 }
 
+/* Where the row ends, and what of it there is behind. */
+static void
+find_end(Plan *plan, const BackupInfo *b, const History *h, const WalSet *wal, uint64 *end)
+{
+	uint32		size = b->wal_segment_size;
+	char		segment[25];
+
+	*end = plan_row_end(b, h, wal, segment);
+	plan->frontier = *end * size;
+	plan->end = Max(plan->frontier, wal->tail_end);
+	if (*end > b->start_lsn / size)
+	{
+		plan->frontier_timeline = history_segment_timeline(h, *end - 1, size);
+		wal_segment_name(plan->last_segment, plan->frontier_timeline, *end - 1, size);
+	}
+}
+
 bool
 plan_make(Plan *plan, const BackupInfo *b, const History *h, const WalSet *wal, const Target *t,
 		  DrError *err)
 {
 	uint32		size = b->wal_segment_size;
-	uint64		first = b->start_lsn / size;
 	uint64		last_needed = (b->stop_lsn - 1) / size;
 	uint64		end;
 	uint64		next;
 	uint64		noted;
+	bool		gap;
 
 	memset(plan, 0, sizeof(*plan));
 	plan->backup = b;
@@ -207,39 +241,28 @@ plan_make(Plan *plan, const BackupInfo *b, const History *h, const WalSet *wal, 
 		dr_error(err, DR_CONFIG, "backup %s is not on the way to timeline %u", b->id, plan->timeline);
 		return dr_hint(err, "Choose another backup, or another --target-timeline.");
 	}
-	end = row_end(wal, h, first, size, plan);
-	plan->frontier = end * size;
+	find_end(plan, b, h, wal, &end);
 	next = lowest_from(wal->files, wal->n, h, end, size);
 	noted = lowest_from(wal->noted, wal->n_noted, h, end, size);
+	/* A crash in the middle of archiving leaves some without the ones before. */
+	gap = noted > 0 || lowest_from(wal->files, wal->n, h, end + WAL_WINDOW + 1, size) > 0;
 	if (end <= last_needed)
 		return missing_segment(err, b, h, end, next, noted,
 							   "The backup needs it to become consistent. Choose another backup, "
 							   "or bring the object back from a copy.");
-	if ((t->kind == TARGET_LSN && !check_lsn_target(plan, b, t, err)) ||
-		(t->kind == TARGET_TIME && !check_time_target(b, t, err)))
-		return false;
-	if (t->kind == TARGET_LSN || t->kind == TARGET_IMMEDIATE)
+	if (t->kind == TARGET_IMMEDIATE)
 		return true;			/* before any gap */
-	if (next > 0 || noted > 0)
+	if (t->kind == TARGET_LSN)
+		return check_lsn_target(plan, b, t, err);
+	if (gap && (t->kind != TARGET_TIME || t->time > wal->reached_at))
 		return missing_segment(err, b, h, end, next, noted,
-							   "Recovery can't go past this gap: give --target-lsn before it, a backup "
-							   "after it, or bring the object back from a copy.");
-	if (plan->frontier < h->v[h->n - 1].begin)
-		return missing_segment(err, b, h, end, 0, 0,
+							   "Recovery can't go past this gap: give --target-lsn or --target-time before it, "
+							   "a backup after it, or bring the object back from a copy.");
+	if (t->kind == TARGET_TIME)
+		return check_time_target(plan, b, wal, t, err);
+	if (plan->end < h->v[h->n - 1].begin)
+		return missing_segment(err, b, h, end, next, noted,
 							   "The target timeline can't be reached: give an earlier --target-timeline, "
 							   "or bring the object back from a copy.");
 	return true;
-}
-
-bool
-plan_check_time(const Target *t, const Plan *plan, int64 archived_at, DrError *err)
-{
-	char		text[TIME_TEXT_MAX];
-
-	if (t->kind != TARGET_TIME || t->time <= archived_at)
-		return true;
-	time_format(text, archived_at);
-	dr_error(err, DR_CONFIG, "target time \"%s\" lies after the archived WAL", t->text);
-	dr_detail(err, "The last segment, \"%s\", was archived at %s.", plan->last_segment, text);
-	return dr_hint(err, "Give an earlier time, or none to recover all that there is.");
 }

@@ -42,6 +42,10 @@ typedef struct WalSet
 	size_t		n;
 	char	  **noted;			/* begin with 24 digits */
 	size_t		n_noted;
+
+	/* once plan_row_end is known: */
+	XLogRecPtr	tail_end;		/* what the tail has of the segment behind the row ends here; 0: nothing */
+	int64		reached_at;		/* when the last of it all was stored; TARGET_TIME only */
 } WalSet;
 
 typedef struct Plan
@@ -49,6 +53,7 @@ typedef struct Plan
 	const BackupInfo *backup;
 	TimeLineID	timeline;		/* of the target */
 	XLogRecPtr	frontier;		/* end of the last segment in a row */
+	XLogRecPtr	end;			/* the same, or the end of the tail behind it */
 	TimeLineID	frontier_timeline;
 	char		last_segment[25];
 } Plan;
@@ -62,6 +67,9 @@ extern bool target_parse(Target *t, TargetKind kind, const char *text, DrError *
 /* Can this backup serve as the base for this target on this history? */
 extern bool plan_backup_suits(const BackupInfo *b, const History *h, const Target *t);
 
+/* The segment that ends the row which begins at the backup's start: it is not archived. */
+extern uint64 plan_row_end(const BackupInfo *b, const History *h, const WalSet *wal, char segment[25]);
+
 /*
  * Plan with a chosen backup.  Fails when WAL that it needs is missing, when
  * there is a gap before the target, or when the target lies outside.
@@ -69,7 +77,7 @@ extern bool plan_backup_suits(const BackupInfo *b, const History *h, const Targe
 extern bool plan_make(Plan *plan, const BackupInfo *b, const History *h, const WalSet *wal,
 					  const Target *t, DrError *err);
 
-/* Time targets: the last segment was archived at this time; nothing later can be reached. */
-extern bool plan_check_time(const Target *t, const Plan *plan, int64 archived_at, DrError *err);
+/* The name of a segment that was put together from the tail takes its place among the others. */
+extern void wal_set_add(WalSet *wal, const char *segment);
 
 #endif							/* PGDR_PLAN_H */

@@ -313,16 +313,25 @@ seal_buffer_reset(SealBuffer *b)
 	b->length = b->size = 0;
 }
 
+/* It stays aligned: stores write it past the page cache. */
+static void
+grow(SealBuffer *b, size_t capacity)
+{
+	uint8	   *data = aligned_malloc(SEAL_HEADER + sealed_size(capacity));
+
+	memcpy(data, b->data, SEAL_HEADER + sealed_size(b->capacity));
+	free(b->data);
+	b->data = data;
+	b->capacity = capacity;
+}
+
 void
 seal_buffer_append(SealBuffer *b, const void *content, size_t n)
 {
 	const uint8 *from = content;
 
 	if (b->length + n > b->capacity)
-	{
-		b->capacity = Max(b->length + n, b->capacity * 2);
-		b->data = pg_realloc(b->data, SEAL_HEADER + sealed_size(b->capacity));
-	}
+		grow(b, Max(b->length + n, b->capacity * 2));
 	while (n > 0)
 	{
 		size_t		within = b->length % SEAL_CHUNK;
@@ -405,4 +414,39 @@ object_open(uint8 *data, size_t size, const SealHeader *h, const EpochKey *key,
 		(*content_n != h->plain_length || crc32c(place, *content_n) != h->plain_crc))
 		return damaged(err, what, "Its content does not have the length or checksum that its header says.");
 	return true;
+}
+
+size_t
+object_last_chunk(size_t size)
+{
+	size_t		n = size > OBJECT_HEAD ? size - OBJECT_HEAD : 0;
+
+	return n % SEALED_CHUNK < SEAL_TAG ? 0 : OBJECT_HEAD + n / SEALED_CHUNK * SEALED_CHUNK;
+}
+
+bool
+object_ends_open(const uint8 head[OBJECT_HEAD], uint8 *last, size_t size, const EpochKey *key,
+				 const char *name, DrError *err)
+{
+	uint8		context[sizeof(CONTEXT_OBJECT) + SEAL_HEADER + PGDR_OBJECT_NAME_MAX];
+	size_t		context_n = object_context(head, name, context);
+	char		what[PGDR_OBJECT_NAME_MAX + 16];
+	size_t		n = size - OBJECT_HEAD;
+	MessageKeys keys;
+	EVP_CIPHER_CTX *ctx = NULL;
+	bool		ok;
+
+	snprintf(what, sizeof(what), "object \"%s\"", name);
+	if (!derive(key->key, head + SEAL_HEADER, context, context_n, &keys, err))
+		return false;
+	if (CRYPTO_memcmp(keys.commitment, head + SEAL_HEADER + SEAL_SALT, sizeof(keys.commitment)) != 0)
+		ok = damaged(err, what, "It was not sealed with this key under this name, or its header is changed.");
+	else if ((ctx = cipher_context(&keys, false)) == NULL)
+		ok = dr_error(err, DR_INTERNAL, "decryption is not available");
+	else
+		ok = chunk_open(ctx, &keys, n / SEALED_CHUNK, last, n % SEALED_CHUNK - SEAL_TAG, last) ||
+			damaged(err, what, "Its last chunk fails authentication: it is cut off, extended or changed.");
+	EVP_CIPHER_CTX_free(ctx);
+	OPENSSL_cleanse(&keys, sizeof(keys));
+	return ok;
 }

@@ -101,6 +101,17 @@ extern bool object_header(const uint8 *data, size_t size, const uint8 repository
 extern bool object_open(uint8 *data, size_t size, const SealHeader *header, const EpochKey *key,
 						const char *name, uint8 **content, size_t *content_n, DrError *err);
 
+/*
+ * Is an object of this size sealed under this name, with this header, and not
+ * cut off?  From its first OBJECT_HEAD bytes and its last chunk alone, which
+ * begins at object_last_chunk (0: no object has that size); what lies between
+ * is not looked at.
+ */
+#define OBJECT_HEAD			(SEAL_HEADER + SEAL_PREFIX)
+extern size_t object_last_chunk(size_t size);
+extern bool object_ends_open(const uint8 head[OBJECT_HEAD], uint8 *last, size_t size,
+							 const EpochKey *key, const char *name, DrError *err);
+
 /* Random bytes that may be keys; exits when the system has none. */
 extern void random_bytes(void *out, size_t n);
 

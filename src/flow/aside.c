@@ -35,3 +35,24 @@ aside_join(Aside *a, DrError *err)
 		*err = a->err;
 	return a->ok;
 }
+
+bool
+aside_together(int n, bool (*fn) (void *arg, DrError *err), void *arg, DrError *err)
+{
+	int			n_helpers = Max(n - 1, 0);
+	Aside	   *helpers = pg_malloc(sizeof(Aside) * (n_helpers + 1));
+	DrError		other;
+	bool		ok;
+
+	for (int i = 0; i < n_helpers; i++)
+		aside_start(&helpers[i], fn, arg);
+	ok = fn(arg, err);
+	for (int i = 0; i < n_helpers; i++)
+		if (!aside_join(&helpers[i], &other) && ok)
+		{
+			*err = other;
+			ok = false;
+		}
+	free(helpers);
+	return ok;
+}

@@ -28,4 +28,7 @@ extern void aside_start(Aside *a, bool (*fn) (void *arg, DrError *err), void *ar
 /* Wait for it; once, and always. */
 extern bool aside_join(Aside *a, DrError *err);
 
+/* fn in n threads at once, the caller's among them; the first error of any. */
+extern bool aside_together(int n, bool (*fn) (void *arg, DrError *err), void *arg, DrError *err);
+
 #endif							/* PGDR_ASIDE_H */

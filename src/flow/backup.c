@@ -315,10 +315,14 @@ static bool
 offer_history(Backup *b, const char *file, DrError *err)
 {
 	char	   *path = psprintf("%s/pg_wal/%s", b->info.data_directory, file);
+	WalWorkspace space;
 	WalStored	stored;
-	bool		ok = access(path, F_OK) != 0 ||
-		wal_archive(b->repo, b->info.system_identifier, file, path, b->level, NULL, NULL, &stored, err);
+	bool		ok;
 
+	wal_workspace_init(&space, b->level);
+	ok = access(path, F_OK) != 0 ||
+		wal_archive(b->repo, &space, b->info.system_identifier, file, path, NULL, NULL, &stored, err);
+	wal_workspace_free(&space);
 	pfree(path);
 	return ok;
 }

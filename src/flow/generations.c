@@ -34,12 +34,6 @@ see_generation(void *arg, const char *name, uint64 size, DrError *err)
 	return true;
 }
 
-static void
-generation_name(ObjectName out, const char *prefix, uint32 generation)
-{
-	snprintf(out, sizeof(ObjectName), "%s%08u", prefix, generation);
-}
-
 bool
 newest_generation(Store *store, const char *prefix, size_t max, Newest *out, DrError *err)
 {
@@ -50,13 +44,13 @@ newest_generation(Store *store, const char *prefix, size_t max, Newest *out, DrE
 	bool		ok;
 
 	memset(out, 0, sizeof(*out));
-	generation_name(guess.name, prefix, 1);
+	name_of_generation(guess.name, prefix, 1);
 	aside_start(&first, fetch_first, &guess);
 	ok = store_list(store, prefix, false, see_generation, &out->generation, err);
 	guessed = aside_join(&first, &ignored);
 	if (ok && out->generation > 0)
 	{
-		generation_name(out->name, prefix, out->generation);
+		name_of_generation(out->name, prefix, out->generation);
 		if (out->generation == 1 && guessed)
 		{
 			out->raw = guess.raw;

@@ -183,21 +183,8 @@ static bool
 load_all(Repository *repo, const char *sysid, BackupList *list, DrError *err)
 {
 	Loading		loading = {.repo = repo, .sysid = sysid, .list = list};
-	Aside		helpers[LOADERS - 1];
-	int			n = (int) Min(list->n, LOADERS) - 1;
-	DrError		other;
-	bool		ok;
 
-	for (int i = 0; i < n; i++)
-		aside_start(&helpers[i], load_entries, &loading);
-	ok = load_entries(&loading, err);
-	for (int i = 0; i < n; i++)
-		if (!aside_join(&helpers[i], &other) && ok)
-		{
-			*err = other;
-			ok = false;
-		}
-	return ok;
+	return aside_together((int) Min(list->n, LOADERS), load_entries, &loading, err);
 }
 
 bool

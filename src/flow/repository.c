@@ -65,13 +65,8 @@ listing_add(void *arg, const char *name, uint64 size, DrError *err)
 {
 	Listing    *l = arg;
 
-	if ((l->n & (l->n - 1)) == 0)	/* full at powers of two */
-	{
-		size_t		cap = l->n == 0 ? 1 : l->n * 2;
-
-		l->names = pg_realloc(l->names, cap * sizeof(*l->names));
-		l->sizes = pg_realloc(l->sizes, cap * sizeof(*l->sizes));
-	}
+	l->names = array_room(l->names, l->n, sizeof(*l->names));
+	l->sizes = array_room(l->sizes, l->n, sizeof(*l->sizes));
 	l->names[l->n] = pg_strdup(name);
 	l->sizes[l->n++] = size;
 	return true;
@@ -82,6 +77,17 @@ repository_list(Repository *repo, const char *prefix, bool deep, Listing *out, D
 {
 	memset(out, 0, sizeof(*out));
 	if (store_list(repo->store, prefix, deep, listing_add, out, err))
+		return true;
+	listing_free(out);
+	return false;
+}
+
+bool
+repository_list_after(Repository *repo, const char *prefix, const char *after, Listing *out,
+					  DrError *err)
+{
+	memset(out, 0, sizeof(*out));
+	if (store_list_after(repo->store, prefix, after, listing_add, out, err))
 		return true;
 	listing_free(out);
 	return false;
@@ -420,4 +426,39 @@ repository_get_plain(Repository *repo, const char *name, size_t max, Bytes *plai
 	}
 	bytes_free(&raw);
 	return r;
+}
+
+static bool
+get_part(Repository *repo, const char *name, uint64 offset, size_t n, Bytes *out, DrError *err)
+{
+	StoreResult r;
+
+	out->len = 0;
+	r = store_get_range(repo->store, name, offset, n, out, err);
+	return r == STORE_OK || (r == STORE_ABSENT &&
+							 dr_error(err, DR_ABSENT, "object \"%s\" does not exist in repository \"%s\"", name, repo->store->url));
+}
+
+bool
+repository_check_ends(Repository *repo, const char *name, uint64 size, SealHeader *header, DrError *err)
+{
+	Bytes		head = {0};
+	Bytes		last = {0};
+	size_t		at = object_last_chunk(size);
+	const EpochKey *key;
+	bool		ok;
+
+	if (at == 0)
+	{
+		dr_error(err, DR_DAMAGED, "object \"%s\" is damaged", name);
+		return dr_detail(err, "No sealed object has its size of " UINT64_FORMAT " bytes: it is cut off or extended.", size);
+	}
+	ok = get_part(repo, name, 0, OBJECT_HEAD, &head, err) &&
+		object_header(head.data, size, repo->id, name, header, err) &&
+		(key = epoch_key(repo, header, name, err)) != NULL &&
+		get_part(repo, name, at, size - at, &last, err) &&
+		object_ends_open(head.data, last.data, size, key, name, err);
+	bytes_free(&head);
+	bytes_free(&last);
+	return ok;
 }

@@ -84,8 +84,18 @@ extern StoreResult repository_get(Repository *repo, const char *name, size_t max
 extern StoreResult repository_get_plain(Repository *repo, const char *name, size_t max,
 										Bytes *plain, SealHeader *header, DrError *err);
 
+/*
+ * Is the object of this size what was stored under its name, as far as its
+ * beginning and its end tell?  Two small requests.
+ */
+extern bool repository_check_ends(Repository *repo, const char *name, uint64 size, SealHeader *header,
+								  DrError *err);
+
 extern bool repository_list(Repository *repo, const char *prefix, bool deep, Listing *out,
 							DrError *err);
+/* One level, the names that sort after this one. */
+extern bool repository_list_after(Repository *repo, const char *prefix, const char *after,
+								  Listing *out, DrError *err);
 extern void listing_free(Listing *listing);
 
 /*

@@ -63,8 +63,7 @@ note_file(Restore *r, const ManifestFile *file)
 static void
 note_pack(Restore *r, const ManifestPack *pack)
 {
-	if ((r->n_packs & (r->n_packs - 1)) == 0)
-		r->packs = pg_realloc(r->packs, sizeof(RestorePack) * (r->n_packs ? r->n_packs * 2 : 1));
+	r->packs = array_room(r->packs, r->n_packs, sizeof(RestorePack));
 	r->packs[r->n_packs].name = pg_strdup(pack->name);
 	r->packs[r->n_packs].size = pack->size;
 	r->packs[r->n_packs++].frames = pack->frames;

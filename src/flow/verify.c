@@ -37,8 +37,7 @@ typedef struct Work
 static Wanted *
 add_wanted(Work *w, const char *name)
 {
-	if ((w->n & (w->n - 1)) == 0)	/* full at powers of two */
-		w->wanted = pg_realloc(w->wanted, sizeof(Wanted) * (w->n == 0 ? 1 : w->n * 2));
+	w->wanted = array_room(w->wanted, w->n, sizeof(Wanted));
 	memset(&w->wanted[w->n], 0, sizeof(Wanted));
 	strlcpy(w->wanted[w->n].name, name, sizeof(ObjectName));
 	return &w->wanted[w->n++];
@@ -133,26 +132,6 @@ work(void *arg, DrError *err)
 	return ok;
 }
 
-static bool
-work_together(Work *w, DrError *err)
-{
-	Aside		helpers[64];
-	int			n = Min(w->v->jobs, (int) lengthof(helpers)) - 1;
-	DrError		other;
-	bool		ok;
-
-	for (int i = 0; i < n; i++)
-		aside_start(&helpers[i], work, w);
-	ok = work(w, err);
-	for (int i = 0; i < n; i++)
-		if (!aside_join(&helpers[i], &other) && ok)
-		{
-			*err = other;
-			ok = false;
-		}
-	return ok;
-}
-
 /* ---- what there is to look at ---- */
 
 /*
@@ -202,9 +181,10 @@ find_latest(Verify *v, DrError *err)
 		if (v->id[0] != '\0' && strncmp(id, v->id, ID_TIME_LENGTH) != 0)
 			break;
 		name_manifest(name, v->system_identifier, id);
-		if (store_get_range(v->repo->store, name, 0, 1, &byte, err) == STORE_OK)
+		/* One that is emptied is there, too. */
+		if (store_get_range(v->repo->store, name, 0, 1, &byte, err) == STORE_OK || err->code == DR_DAMAGED)
 			choose_later(v, id);
-		else if (err->code != DR_ABSENT && err->code != DR_DAMAGED)
+		else if (err->code != DR_ABSENT)
 		{
 			ok = false;
 			break;
@@ -325,7 +305,7 @@ verify_backup(Verify *v, DrError *err)
 		ok = dr_error(err, DR_CONFIG, "\"%s\" is not the id of a backup", v->backup);
 	ok = ok && read_manifest(&w, &damaged, err);
 	if (ok && !damaged)
-		ok = add_openers(&w, err) && work_together(&w, err);
+		ok = add_openers(&w, err) && aside_together(w.v->jobs, work, &w, err);
 	free(w.wanted);
 	pthread_mutex_destroy(&v->lock);
 	return ok;

@@ -15,30 +15,41 @@ typedef struct WalStored
 	uint64		size;
 	uint8		sha256[32];
 	bool		existed;		/* with the same bytes */
+	int64		written_at;		/* the file, last; see time_now */
 } WalStored;
+
+/* What a thread that stores WAL keeps from one file to the next. */
+typedef struct WalWorkspace
+{
+	Codec		codec;
+	SealBuffer	sealed;
+	uint8	   *in;
+	uint8	   *out;
+} WalWorkspace;
+
+extern void wal_workspace_init(WalWorkspace *space, int level);
+extern void wal_workspace_free(WalWorkspace *space);
 
 /*
  * Store the file at path under its WAL name.  True: durable.  A name taken by
  * other bytes is DR_CONFLICT; a segment of another cluster is refused.  When
- * it is ready to be stored, may_store (or NULL) is asked.
+ * it is ready to be stored, may_store (or NULL) is asked.  The file is read
+ * once.
  */
-extern bool wal_archive(Repository *repo, const char *sysid, const char *file, const char *path,
-						int level, bool (*may_store) (void *arg, DrError *err), void *arg,
+extern bool wal_archive(Repository *repo, WalWorkspace *space, const char *sysid, const char *file,
+						const char *path, bool (*may_store) (void *arg, DrError *err), void *arg,
 						WalStored *stored, DrError *err);
+
+/* Compress plain bytes and seal them as an object of this name, into space->sealed. */
+extern bool wal_seal(Repository *repo, WalWorkspace *space, const Bytes *plain, const char *name,
+					 DrError *err);
 
 /* The file's plain bytes, opened and checked whole. */
 extern StoreResult wal_fetch(Repository *repo, const char *sysid, const char *file, Bytes *plain,
 							 SealHeader *header, DrError *err);
 
-/*
- * Is a file that the store does not have proof of a hole?  True: nothing in
- * the archive lies behind it, so it was never archived.  False: err says what
- * is missing, or why that could not be found out.
- */
-extern bool wal_absence_proven(Repository *repo, const char *sysid, const char *file, DrError *err);
-
-/* A WAL segment's first bytes: whose it is, and how long it must be. */
-extern bool wal_header_check(const uint8 *data, size_t n, const char *sysid, const char *file,
-							 DrError *err);
+/* The first n bytes of a segment of so many: whose it is, and how long it must be. */
+extern bool wal_header_check(const uint8 *data, size_t n, uint64 size, const char *sysid,
+							 const char *file, DrError *err);
 
 #endif							/* PGDR_WAL_H */

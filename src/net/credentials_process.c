@@ -106,26 +106,17 @@ start(char **words, int out, pid_t *pid)
 	return status == 0;
 }
 
-static int64
-now_ms(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (int64) t.tv_sec * 1000 + t.tv_nsec / 1000000;
-}
-
 /* All that it says until it closes its output; -1: too long, too late. */
 static ssize_t
 hear(int fd, char *buf, size_t size)
 {
-	int64		end = now_ms() + PROCESS_LIMIT_MS;
+	int64		end = monotonic_now() / 1000 + PROCESS_LIMIT_MS;
 	size_t		n = 0;
 
 	while (n < size)
 	{
 		struct pollfd p = {fd, POLLIN, 0};
-		int64		left = end - now_ms();
+		int64		left = end - monotonic_now() / 1000;
 		ssize_t		r;
 
 		if (left <= 0 || poll(&p, 1, (int) left) == 0)

@@ -73,15 +73,6 @@ init_curl(void)
 	curl_global_init(CURL_GLOBAL_DEFAULT);
 }
 
-static int64
-monotonic_us(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (int64) t.tv_sec * 1000000 + t.tv_nsec / 1000;
-}
-
 /* ---- what libcurl calls ---- */
 
 static size_t
@@ -138,7 +129,7 @@ on_body(char *data, size_t size, size_t count, void *arg)
 		(announced > 0 && (uint64) announced > job->request->reply_max))
 		return end_job(job, too_long, true);
 	limit += ((int64) held + Max(announced, 0) + (int64) job->request->body_length) / TIME_RATE;
-	if (monotonic_us() - job->started > limit * 1000000)
+	if (monotonic_now() - job->started > limit * 1000000)
 		return end_job(job, "the reply takes too long", false);
 	if (held == 0 && announced > 0)
 		bytes_reserve(body, (size_t) announced);
@@ -291,7 +282,7 @@ start_job(Http *http, Job *job)
 	{
 		set_limits(http, job);
 		set_request(job);
-		job->started = monotonic_us();
+		job->started = monotonic_now();
 		if (curl_multi_add_handle(http->multi, job->easy) == CURLM_OK)
 			return;
 	}
@@ -566,7 +557,7 @@ bool
 http_pause(Http *http, HttpAttempts *a, const HttpReply *reply)
 {
 	int64		asked = retry_after_us(reply);
-	int64		now = monotonic_us();
+	int64		now = monotonic_now();
 	int64		until;
 	struct timespec at;
 	bool		patient;
@@ -583,7 +574,7 @@ http_pause(Http *http, HttpAttempts *a, const HttpReply *reply)
 		int64		end = a->first_failure + (int64) http->patience_s * 1000000;
 
 		patient = now < end && now + asked <= end && http->patience_s > 0;
-		if (!patient || monotonic_us() >= Min(until, end))
+		if (!patient || monotonic_now() >= Min(until, end))
 			break;
 		pthread_cond_timedwait(&http->changed, &http->lock, &at);
 	}

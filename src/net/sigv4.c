@@ -110,7 +110,8 @@ append_names(Bytes *b, const SignPair *sorted, int n)
 	}
 }
 
-char *
+/* The text that is hashed.  Malloc'd. */
+static char *
 sign_canonical(const SignRequest *r)
 {
 	SignPair	sorted[SIGN_PAIRS_MAX];

@@ -45,9 +45,6 @@ extern void sign_time(char *out, int64 unix_time);
 /* The pairs as "a=b&c=d", encoded and sorted: the query to send.  Malloc'd. */
 extern char *sign_query(const SignPair *query, int n);
 
-/* The text that is hashed; for tests, and for messages about signatures.  Malloc'd. */
-extern char *sign_canonical(const SignRequest *r);
-
 /* "AWS4-HMAC-SHA256 Credential=...".  Malloc'd. */
 extern char *sign_authorization(const SignRequest *r);
 

@@ -33,6 +33,7 @@ static const struct
 	{"check", agent_check, true},
 	{"sync", agent_sync, true},
 	{"verify", agent_verify, true},
+	{"tail", agent_tail, true},
 };
 
 /* ---- out ---- */
@@ -140,7 +141,7 @@ protocol_failure(const char *why)
 	_exit(EXIT_FAILURE);
 }
 
-/* What belongs to the running backup; true when that is all. */
+/* What belongs to the running backup or tail; true when that is all. */
 static bool
 control(Agent *a, json_t *request, const char *op)
 {
@@ -149,6 +150,8 @@ control(Agent *a, json_t *request, const char *op)
 	const char *text = json_string_value(json_object_get(request, "lsn"));
 	XLogRecPtr	lsn;
 
+	if (agent_tail_control(a, op, request))
+		return true;
 	if (!flush && !cancel)
 		return false;
 	pthread_mutex_lock(&a->lock);
@@ -282,7 +285,7 @@ dispatch(Agent *a, json_t *request)
 int
 agent_main(int argc, char **argv)
 {
-	Agent		a = {.lock = PTHREAD_MUTEX_INITIALIZER};
+	Agent		a = {.lock = PTHREAD_MUTEX_INITIALIZER,.lineage_lock = PTHREAD_MUTEX_INITIALIZER};
 	pthread_t	thread;
 	json_t	   *request;
 

@@ -9,26 +9,32 @@
 
 #include <jansson.h>
 
+#include "flow/ahead.h"
 #include "flow/backup.h"
 #include "flow/frontier.h"
 #include "flow/queue.h"
 #include "flow/repository.h"
+#include "flow/tail.h"
 
 typedef struct Agent
 {
 	Queue		requests;		/* json_t *, from the control thread */
 	atomic_bool working;		/* see agent_alive */
 	bool		alive_started;
-	pthread_mutex_t lock;		/* of backup */
+	pthread_mutex_t lock;		/* of backup and tail */
 	Backup	   *backup;			/* the running one, for flush and cancel */
+	Tail	   *tail;			/* the running one, for archived and pace */
 
 	/* since open */
 	bool		opened;
 	Repository	repo;
 	Frontier	frontier;
+	Ahead	   *ahead;			/* from the first file on */
+	pthread_mutex_t lineage_lock;	/* of the next two */
 	uint32		lineage_generation;	/* that made us the writer */
-	int64		lineage_checked;	/* when nobody had been adopted yet; see time_now */
+	int64		lineage_checked;	/* when nobody had been adopted yet; see monotonic_now; 0: never */
 	char		system_identifier[21];
+	uint32		wal_segment_size;
 	char	   *data_directory;
 	int			jobs;
 	int			level;
@@ -55,6 +61,12 @@ extern json_t *json_hex(const uint8 *data, size_t n);
 /* {"event":"object",...} */
 extern void agent_emit_object(const char *name, uint64 size, const uint8 sha256[32]);
 
+/* Before something is stored, by any thread: has no other copy been adopted? */
+extern bool agent_may_store(void *agent, DrError *err);
+
+/* agent_tail.c: a control line for the tail; false: it is none. */
+extern bool agent_tail_control(Agent *a, const char *op, json_t *request);
+
 /* The ops: true, or err.  Each emits its own done. */
 extern bool agent_open(Agent *a, json_t *request, DrError *err);
 extern bool agent_archive(Agent *a, json_t *request, DrError *err);
@@ -62,6 +74,7 @@ extern bool agent_adopt(Agent *a, json_t *request, DrError *err);
 extern bool agent_check(Agent *a, json_t *request, DrError *err);
 extern bool agent_verify(Agent *a, json_t *request, DrError *err);
 extern bool agent_sync(Agent *a, json_t *request, DrError *err);
+extern bool agent_tail(Agent *a, json_t *request, DrError *err);
 extern bool agent_backup(Agent *a, json_t *request, DrError *err);
 
 /* pg_dr agent */

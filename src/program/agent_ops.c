@@ -6,6 +6,7 @@
  */
 #include "program/agent.h"
 
+#include "access/xlog_internal.h"
 #include "flow/aside.h"
 #include "flow/inventory.h"
 #include "flow/lineage.h"
@@ -84,18 +85,20 @@ agent_open(Agent *a, json_t *request, DrError *err)
 	const char *data_directory;
 	const char *hold_at = "";
 	json_int_t	max_rate = 0;
+	int			segment_size;
 	int			writer;
 	int			patient = 0;
 	LineageState state = LINEAGE_OURS;
 
 	if (a->opened || !check_version(request, err))
 		return a->opened ? bad_request(err, "open") : false;
-	if (json_unpack(request, "{s:s, s:s, s?s, s:s, s:s, s:i, s:i, s?I, s:b, s?b, s?s}",
+	if (json_unpack(request, "{s:s, s:s, s?s, s:s, s:s, s:i, s:i, s:i, s?I, s:b, s?b, s?s}",
 					"repository", &access.url, "key_file", &access.key_file,
 					"credentials_file", &access.credentials_file, "system_identifier", &sysid,
-					"data_directory", &data_directory, "jobs", &a->jobs, "compression_level", &a->level,
+					"data_directory", &data_directory, "wal_segment_size", &segment_size,
+					"jobs", &a->jobs, "compression_level", &a->level,
 					"max_rate", &max_rate, "writer", &writer, "patient", &patient, "hold_at", &hold_at) != 0 ||
-		!system_identifier_valid(sysid) || a->jobs < 1 || a->jobs > 64 || max_rate < 0)
+		!system_identifier_valid(sysid) || !IsValidWalSegSize(segment_size) || a->jobs < 1 || a->jobs > 64 || max_rate < 0)
 		return bad_request(err, "open");
 	access.impatient = !patient;
 	take_environment(json_object_get(request, "environment"));
@@ -109,6 +112,7 @@ agent_open(Agent *a, json_t *request, DrError *err)
 	}
 	strlcpy(a->system_identifier, sysid, sizeof(a->system_identifier));
 	a->data_directory = pg_strdup(data_directory);
+	a->wal_segment_size = segment_size;
 	a->max_rate = (uint64) max_rate;
 	a->hold_at = pg_strdup(hold_at);
 	frontier_init(&a->frontier, &a->repo, a->system_identifier);
@@ -130,9 +134,9 @@ agent_open(Agent *a, json_t *request, DrError *err)
 static bool
 still_the_writer(Agent *a, DrError *err)
 {
-	int64		now = time_now();
+	int64		now = monotonic_now();
 
-	if (now >= a->lineage_checked && now - a->lineage_checked < LINEAGE_CHECK_US)
+	if (a->lineage_checked != 0 && now - a->lineage_checked < LINEAGE_CHECK_US)
 		return true;
 	if (!lineage_unchanged(&a->repo, a->system_identifier, a->lineage_generation, err) &&
 		(err->code != DR_LINEAGE ||
@@ -142,10 +146,16 @@ still_the_writer(Agent *a, DrError *err)
 	return true;
 }
 
-static bool
-check_writer(void *arg, DrError *err)
+bool
+agent_may_store(void *arg, DrError *err)
 {
-	return still_the_writer(arg, err);
+	Agent	   *a = arg;
+	bool		ok;
+
+	pthread_mutex_lock(&a->lineage_lock);
+	ok = still_the_writer(a, err);
+	pthread_mutex_unlock(&a->lineage_lock);
+	return ok;
 }
 
 static bool
@@ -156,15 +166,16 @@ join_check(void *arg, DrError *err)
 
 /* It is asked while the file is read and compressed, and waited for before it is stored. */
 static bool
-archive_checked(Agent *a, const char *name, const char *path, WalStored *stored, DrError *err)
+archive_checked(void *arg, WalWorkspace *space, const char *file, const char *path, WalStored *stored,
+				DrError *err)
 {
+	Agent	   *a = arg;
 	Aside		check;
 	DrError		ignored;
 	bool		ok;
 
-	aside_start(&check, check_writer, a);
-	ok = wal_archive(&a->repo, a->system_identifier, name, path, a->level,
-					 join_check, &check, stored, err);
+	aside_start(&check, agent_may_store, a);
+	ok = wal_archive(&a->repo, space, a->system_identifier, file, path, join_check, &check, stored, err);
 	aside_join(&check, &ignored);	/* when it did not come that far */
 	return ok;
 }
@@ -173,21 +184,23 @@ bool
 agent_archive(Agent *a, json_t *request, DrError *err)
 {
 	const char *name;
-	const char *path;
 	WalStored	stored;
 	bool		ok;
 
-	if (json_unpack(request, "{s:s, s:s}", "name", &name, "path", &path) != 0)
+	if (json_unpack(request, "{s:s}", "name", &name) != 0)
 		return bad_request(err, "archive");
 	store_set_patience(a->repo.store, STORE_PATIENCE_ARCHIVE);
+	if (a->ahead == NULL)
+		a->ahead = ahead_new(a->data_directory, ahead_threads(a->jobs, a->wal_segment_size), a->level,
+							 archive_checked, a);
 	agent_alive(a, true);
-	ok = archive_checked(a, name, path, &stored, err);
+	ok = ahead_take(a->ahead, name, &stored, err);
 	agent_alive(a, false);
 	if (!ok)
 		return false;
-	agent_emit(json_pack("{s:s, s:s, s:I, s:o, s:b}", "event", "done", "object", stored.object,
+	agent_emit(json_pack("{s:s, s:s, s:I, s:o, s:b, s:I}", "event", "done", "object", stored.object,
 						 "size", (json_int_t) stored.size, "sha256", json_hex(stored.sha256, 32),
-						 "existed", stored.existed));
+						 "existed", stored.existed, "written_at", (json_int_t) stored.written_at));
 	if (object_kind(stored.object) == KIND_WAL)
 		frontier_reached(&a->frontier, name);
 	return true;
@@ -387,7 +400,7 @@ emit_wal(void *arg, const char *name, uint64 size, DrError *err)
 {
 	ObjectKind	kind = object_kind(name);
 
-	if (kind != KIND_UNKNOWN && kind != KIND_FRONTIER)
+	if (kind != KIND_UNKNOWN && kind != KIND_FRONTIER && kind != KIND_TAIL)
 		agent_emit(json_pack("{s:s, s:s, s:I}", "event", "wal", "name", name, "size", (json_int_t) size));
 	return true;
 }

@@ -3,120 +3,116 @@
  *	  pg_dr wal-get: the restore_command.
  *
  * PostgreSQL takes exit 1 for "there is no such file" and ends recovery there;
- * only above 125 it aborts.  So 1 is said only when the repository is there,
- * the object is not, and nothing of the archive lies behind it (W3); all else
- * is EXIT_ABORT.  The destination appears by rename, whole and synced; a crash
- * leaves at most a temporary beside it.
+ * only above 125 it aborts.  So 1 is said only when wal_serve says so (G3); all
+ * else is EXIT_ABORT.  Most files come from a process that works ahead
+ * (wal_spool.c); where there is none, this one does it all.  The destination
+ * appears by rename, whole and synced; a crash leaves at most a temporary beside it.
  *
  * Copyright (c) 2026, pg_dr contributors
  */
 #include "postgres_fe.h"
 
-#include <fcntl.h>
 #include <getopt.h>
 #include <unistd.h>
 
 #include "core/step.h"
-#include "flow/wal.h"
+#include "flow/wal_serve.h"
 #include "program/access.h"
 #include "program/commands.h"
 #include "program/report.h"
+#include "program/wal_spool.h"
 
-static bool
-write_destination(const char *path, const Bytes *plain, DrError *err)
+#define FETCH_THREADS	4
+#define AGAIN_US		1000000
+#define SAY_AGAIN_US	60000000
+
+/* Without the help of a process that works ahead. */
+static StoreResult
+get_alone(const Access *a, const char *file, const char *path, DrError *err)
 {
-	char	   *temporary = psprintf("%s.pg_dr", path);
-	int			fd = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
-	size_t		done = 0;
-	bool		ok = fd >= 0;
+	Repository	repo;
+	WalServe	serve = {.repo = &repo,.sysid = a->system_identifier,.threads = FETCH_THREADS};
+	Bytes		plain = {0};
+	StoreResult r;
 
-	while (ok && done < plain->len)
-	{
-		ssize_t		w = write(fd, plain->data + done, plain->len - done);
+	if (!access_open(a, false, &repo, err))
+		return STORE_FAILED;
+	r = wal_serve(&serve, file, &plain, err);
+	if (r == STORE_OK && !spool_write(path, &plain, err))
+		r = STORE_FAILED;
+	bytes_free(&plain);
+	wal_serve_free(&serve);
+	repository_close(&repo);
+	return r;
+}
 
-		if (w < 0 && errno == EINTR)
-			continue;
-		ok = w > 0;
-		done += ok ? w : 0;
-	}
-	ok = ok && fsync(fd) == 0;
-	if (fd >= 0)
-		ok = close(fd) == 0 && ok;
-	if (ok)
-		step_reached("walget.fetched");
-	ok = ok && rename(temporary, path) == 0;
-	if (!ok)
-	{
-		dr_error(err, DR_IO, "could not write \"%s\": %s", path, strerror(errno));
-		unlink(temporary);
-	}
-	pfree(temporary);
-	return ok;
+static SpoolAnswer
+get_once(const Access *a, const char *file, const char *path, DrError *err)
+{
+	/* Who holds a step wants it here. */
+	SpoolAnswer answer = getenv("PG_DR_HOLD_AT") ? SPOOL_NONE : spool_ask(a, file, path, err);
+	StoreResult r;
+
+	if (answer != SPOOL_NONE)
+		return answer;
+	r = get_alone(a, file, path, err);
+	return r == STORE_OK ? SPOOL_STORED : r == STORE_ABSENT ? SPOOL_ABSENT : SPOOL_FAILED;
 }
 
 /*
- * Fetch; when it is not there, prove it.  Between the two a running archiver
- * may have stored it and what follows: then it is there now.
+ * With "wait", for a standby: a repository that is out of reach is waited for,
+ * because neither of the two answers that end this would do: one would end
+ * the standby, the other would let it promote without what is in the repository.
  */
-static StoreResult
-fetch(Repository *repo, const char *sysid, const char *file, Bytes *plain, DrError *err)
-{
-	SealHeader	header;
-	StoreResult r = wal_fetch(repo, sysid, file, plain, &header, err);
-	DrError		why;
-
-	if (r != STORE_ABSENT)
-		return r;
-	if (wal_absence_proven(repo, sysid, file, &why))
-		return STORE_ABSENT;
-	r = wal_fetch(repo, sysid, file, plain, &header, err);
-	if (r != STORE_ABSENT)
-		return r;
-	*err = why;
-	return STORE_FAILED;
-}
-
 static int
-get(const Access *a, const char *file, const char *path)
+get(const Access *a, const char *file, const char *path, bool wait)
 {
-	Repository	repo;
-	Bytes		plain = {0};
 	DrError		err;
-	StoreResult r;
+	int64		said = 0;
+	SpoolAnswer answer;
 
-	if (!access_open(a, false, &repo, &err))
+	while ((answer = get_once(a, file, path, &err)) == SPOOL_FAILED && wait && err.code == DR_IO)
 	{
-		report_error(&err);
-		return EXIT_ABORT;
+		if (time_now() - said > SAY_AGAIN_US)
+		{
+			dr_hint(&err, "The standby waits for it. To promote without what is there, set restore_command to '' and restart.");
+			report_error(&err);
+			said = time_now();
+		}
+		usleep(AGAIN_US);
 	}
-	r = fetch(&repo, a->system_identifier, file, &plain, &err);
-	if (r == STORE_OK && !write_destination(path, &plain, &err))
-		r = STORE_FAILED;
-	bytes_free(&plain);
-	repository_close(&repo);
-	if (r == STORE_ABSENT)
+	if (answer == SPOOL_ABSENT)
 		return EXIT_NOT_THERE;
-	if (r == STORE_FAILED)
+	if (answer == SPOOL_FAILED)
 		report_error(&err);
-	return r == STORE_OK ? EXIT_SUCCESS : EXIT_ABORT;
+	return answer == SPOOL_STORED ? EXIT_SUCCESS : EXIT_ABORT;
 }
+
+enum
+{
+	OPT_WAIT = OPT_COMMAND
+};
 
 int
 wal_get_main(int argc, char **argv)
 {
-	static const struct option options[] = {ACCESS_OPTIONS, {NULL, 0, NULL, 0}};
+	static const struct option options[] = {ACCESS_OPTIONS,
+	{"wait", no_argument, NULL, OPT_WAIT}, {NULL, 0, NULL, 0}};
 	Access		a = {0};
 	const char *missing;
+	bool		wait = false;
 	int			c;
 
 	step_hold_at(getenv("PG_DR_HOLD_AT") ? getenv("PG_DR_HOLD_AT") : "", announce_held);
 	opterr = 0;					/* we say it ourselves */
 	while ((c = getopt_long(argc, argv, "", options, NULL)) != -1)
-		if (!access_option(&a, c, optarg))
+		if (c == OPT_WAIT)
+			wait = true;
+		else if (!access_option(&a, c, optarg))
 			return usage_error("wal-get", "option \"%s\" is unknown or lacks its value", argv[optind - 1]), EXIT_ABORT;
 	if ((missing = access_missing(&a)) != NULL)
 		return usage_error("wal-get", "%s", missing), EXIT_ABORT;
 	if (a.system_identifier == NULL || argc - optind != 2)
 		return usage_error("wal-get", "expected --system-identifier, the file's name and its destination"), EXIT_ABORT;
-	return get(&a, argv[optind], argv[optind + 1]);
+	return get(&a, argv[optind], argv[optind + 1], wait);
 }

@@ -35,7 +35,7 @@ static const struct
 		"  pg_dr verify --repository URL --key-file FILE [--backup ID] [--system-identifier N] [--jobs N]\n"
 		"      fetch every object of a backup, check its SHA-256 and seal; extend its lock\n"},
 	{"wal-get", wal_get_main,
-		"  pg_dr wal-get --repository URL --key-file FILE --system-identifier N %f %p\n"
+		"  pg_dr wal-get --repository URL --key-file FILE --system-identifier N [--wait] %f %p\n"
 		"      the restore_command that restore writes\n"},
 	{"agent", agent_main, NULL},
 };

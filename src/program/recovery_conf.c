@@ -16,6 +16,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+/* How often a standby asks for what comes next: the tail grows about as often. */
+#define STANDBY_RETRY	"1s"
+
 /* ---- quoting ---- */
 
 static void
@@ -80,6 +83,8 @@ restore_command(const Restore *r, const RecoveryOptions *o, char **out, DrError 
 	}
 	append(&b, " --system-identifier ");
 	append(&b, r->manifest.info.system_identifier);
+	if (o->standby)
+		append(&b, " --wait");
 	append(&b, " \"%f\" \"%p\"");
 	bytes_append(&b, "", 1);
 	*out = (char *) b.data + 1;	/* without the first blank; small, kept to the end */
@@ -294,6 +299,18 @@ place_config_files(const Restore *r, const RecoveryOptions *o, DrError *err)
 
 /* ---- settings ---- */
 
+/* As the server reads it before it knows any time zone: not even Z. */
+static void
+append_time(Bytes *b, const char *setting, int64 time)
+{
+	char		text[TIME_TEXT_MAX];
+
+	time_format(text, time);
+	*strchr(text, 'T') = ' ';
+	strcpy(strchr(text, 'Z'), "+00");
+	append_setting(b, setting, text);
+}
+
 static void
 append_target(Bytes *b, const RecoveryOptions *o)
 {
@@ -316,7 +333,9 @@ append_target(Bytes *b, const RecoveryOptions *o)
 		if (settings[i].kind != t->kind)
 			append_setting(b, settings[i].setting, "");
 	for (int i = 0; i < (int) lengthof(settings); i++)
-		if (settings[i].kind == t->kind)
+		if (settings[i].kind == t->kind && t->kind == TARGET_TIME)
+			append_time(b, settings[i].setting, t->time);
+		else if (settings[i].kind == t->kind)
 			append_setting(b, settings[i].setting, t->kind == TARGET_IMMEDIATE ? "immediate" : t->text);
 	append_setting(b, "recovery_target_inclusive", t->exclusive ? "off" : "on");
 	if (!o->standby)
@@ -341,6 +360,8 @@ write_settings(Restore *r, const RecoveryOptions *o, DrError *err)
 	append_setting(&text, "restore_command", command);
 	append_setting(&text, "primary_conninfo", "");
 	append_setting(&text, "primary_slot_name", "");
+	if (o->standby)
+		append_setting(&text, "wal_retrieve_retry_interval", STANDBY_RETRY);
 	append_target(&text, o);
 	ok = restore_write_file(r, "postgresql.auto.conf", text.data, text.len, err);
 	bytes_free(&text);

@@ -128,6 +128,7 @@ note_archived(const char *file, const DrEvent *done)
 		dr_protocol_error("Event \"done\" of op \"archive\" has a wrong value.");
 	segment.size = dr_event_int(done, "size");
 	segment.archived_at = GetCurrentTimestamp();
+	segment.ended_at = dr_event_time(done, "written_at");
 	strlcpy(segment.name, file, sizeof(segment.name));
 	strlcpy(segment.object, object, sizeof(segment.object));
 	if (dr_primary_repository(&name, &url))
@@ -139,7 +140,7 @@ note_archived(const char *file, const DrEvent *done)
 }
 
 static void
-archive_one(const char *file, const char *path)
+archive_one(const char *file)
 {
 	StringInfoData request;
 	DrEvent		done;
@@ -153,8 +154,6 @@ archive_one(const char *file, const char *path)
 	initStringInfo(&request);
 	dr_request_begin(&request, "archive");
 	dr_request_text(&request, "name", file);
-	dr_request_text(&request, "path",
-					is_absolute_path(path) ? path : psprintf("%s/%s", DataDir, path));
 	dr_request_end(&request);
 	dr_child_request(archiver_child, &request);
 	dr_child_finish(archiver_child, NULL, NULL, &done);
@@ -206,7 +205,7 @@ archive_file(const char *file, const char *path)
 	caller = MemoryContextSwitchTo(file_context);
 	PG_TRY();
 	{
-		archive_one(file, path);
+		archive_one(file);
 		archived = true;
 	}
 	PG_CATCH();

@@ -458,7 +458,7 @@ dr_insert_details(const DrBackupDetails *details)
 static void
 arg_segments(Args *a, const DrSegment *segments, int n)
 {
-	Datum	   *columns[6];
+	Datum	   *columns[7];
 	bool	   *nulls = palloc(sizeof(bool) * (n + 1));
 	static const uint8 none[32];
 
@@ -475,6 +475,7 @@ arg_segments(Args *a, const DrSegment *segments, int n)
 		nulls[i] = memcmp(s->sha256, none, sizeof(none)) == 0;
 		columns[4][i] = nulls[i] ? (Datum) 0 : sha256_datum(s->sha256);
 		columns[5][i] = TimestampTzGetDatum(s->archived_at);
+		columns[6][i] = TimestampTzGetDatum(s->ended_at);
 	}
 	arg_array(a, INT8OID, columns[0], NULL, n);
 	arg_array(a, TEXTOID, columns[1], NULL, n);
@@ -482,6 +483,7 @@ arg_segments(Args *a, const DrSegment *segments, int n)
 	arg_array(a, INT8OID, columns[3], NULL, n);
 	arg_array(a, BYTEAOID, columns[4], nulls, n);
 	arg_array(a, TIMESTAMPTZOID, columns[5], nulls, n);
+	arg_array(a, TIMESTAMPTZOID, columns[6], nulls, n);
 }
 
 /*
@@ -495,12 +497,15 @@ insert_segments(const char *repository, const DrSegment *segments, int n)
 
 	arg_text(&a, repository);
 	arg_segments(&a, segments, n);
-	execute("INSERT INTO dr.wal_segment AS w (repository, timeline, name, object, size, sha256, archived_at) "
+	execute("INSERT INTO dr.wal_segment AS w (repository, timeline, name, object, size, sha256, archived_at, ended_at) "
 			"SELECT DISTINCT ON (n.object) $1, n.* "
-			"FROM unnest($2, $3, $4, $5, $6, $7) AS n (timeline, name, object, size, sha256, archived_at) "
+			"FROM unnest($2, $3, $4, $5, $6, $7, $8) AS n (timeline, name, object, size, sha256, archived_at, ended_at) "
 			"ON CONFLICT (repository, object) DO UPDATE "
-			"SET sha256 = excluded.sha256, archived_at = excluded.archived_at "
-			"WHERE w.sha256 IS NULL AND excluded.sha256 IS NOT NULL", &a, SPI_OK_INSERT);
+			"SET sha256 = coalesce(w.sha256, excluded.sha256), archived_at = coalesce(w.archived_at, excluded.archived_at), "
+			"ended_at = coalesce(w.ended_at, excluded.ended_at), "
+			"problem = CASE WHEN w.size <> excluded.size THEN 'resized' END "
+			"WHERE (w.sha256 IS NULL AND excluded.sha256 IS NOT NULL) "
+			"OR w.problem IS DISTINCT FROM CASE WHEN w.size <> excluded.size THEN 'resized' END", &a, SPI_OK_INSERT);
 }
 
 /* Runs of one repository; there is seldom more than one. */
@@ -566,11 +571,25 @@ dr_missing_segments(const char *repository, const char *after, const char *last,
 	arg_text_array(&a, names);
 	arg_time(&a, before);
 	arg_text(&a, psprintf("%s/", system_identifier()));
-	execute("SELECT object FROM dr.wal_segment WHERE repository = $1 AND starts_with(object, $6) "
-			"AND (archived_at IS NULL OR archived_at < $5) "
-			"AND ($2 IS NULL OR object COLLATE \"C\" > $2) "
-			"AND ($3 IS NULL OR object COLLATE \"C\" <= $3) "
-			"AND object <> ALL ($4) ORDER BY object COLLATE \"C\"", &a, SPI_OK_SELECT);
+#define NOT_LISTED \
+	"repository = $1 AND starts_with(object, $6) AND (archived_at IS NULL OR archived_at < $5) " \
+	"AND ($2 IS NULL OR object COLLATE \"C\" > $2) AND ($3 IS NULL OR object COLLATE \"C\" <= $3) " \
+	"AND object <> ALL ($4)"
+	execute("UPDATE dr.wal_segment SET problem = 'missing' WHERE problem IS DISTINCT FROM 'missing' AND " NOT_LISTED,
+			&a, SPI_OK_UPDATE);
+	execute("SELECT object FROM dr.wal_segment WHERE " NOT_LISTED " ORDER BY object COLLATE \"C\"", &a, SPI_OK_SELECT);
+	return result_texts(context);
+}
+
+List *
+dr_resized_segments(const char *repository, MemoryContext context)
+{
+	Args		a = {0};
+
+	arg_text(&a, repository);
+	arg_text(&a, psprintf("%s/", system_identifier()));
+	execute("SELECT object FROM dr.wal_segment WHERE repository = $1 AND starts_with(object, $2) "
+			"AND problem = 'resized' ORDER BY object COLLATE \"C\"", &a, SPI_OK_SELECT);
 	return result_texts(context);
 }
 

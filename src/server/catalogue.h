@@ -106,4 +106,7 @@ extern int	dr_found_segments(const DrSegment *segments, int n);
 extern List *dr_missing_segments(const char *repository, const char *after, const char *last,
 								 TimestampTz before, const DrSegment *segments, int n, MemoryContext context);
 
+/* WAL objects that had another size when they were stored. */
+extern List *dr_resized_segments(const char *repository, MemoryContext context);
+
 #endif							/* PGDR_CATALOGUE_H */

@@ -192,6 +192,8 @@ dr_check(PG_FUNCTION_ARGS)
 	{
 		dr_archiving_finding(&finding);
 		put(rsinfo, "archiving", finding.status, finding.detail, finding.hint);
+		dr_recovery_point_finding(&finding);
+		put(rsinfo, "recovery_point", finding.status, finding.detail, finding.hint);
 	}
 	if (dr_recovery_finding(&finding))
 		put(rsinfo, "recovery", finding.status, finding.detail, finding.hint);

@@ -85,8 +85,8 @@ dr_jobs_running(PG_FUNCTION_ARGS)
 static void
 put_segment(ReturnSetInfo *rsinfo, const DrSegment *s)
 {
-	Datum		values[7];
-	bool		nulls[7] = {0};
+	Datum		values[8];
+	bool		nulls[8] = {0};
 	bytea	   *sha256 = palloc(VARHDRSZ + sizeof(s->sha256));
 
 	SET_VARSIZE(sha256, VARHDRSZ + sizeof(s->sha256));
@@ -98,6 +98,7 @@ put_segment(ReturnSetInfo *rsinfo, const DrSegment *s)
 	values[4] = Int64GetDatum(s->size);
 	values[5] = PointerGetDatum(sha256);
 	values[6] = TimestampTzGetDatum(s->archived_at);
+	values[7] = TimestampTzGetDatum(s->ended_at);
 	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 }
 
@@ -121,6 +122,7 @@ dr_recent_segments(PG_FUNCTION_ARGS)
 typedef struct Backlog
 {
 	int			files;			/* that wait */
+	int			segments;		/* of them */
 	char		oldest[MAXPGPATH];
 	long		age_s;			/* of the oldest */
 } Backlog;
@@ -142,6 +144,8 @@ look_at_backlog(Backlog *b)
 			continue;
 		if (b->files++ == 0 || strcmp(de->d_name, b->oldest) < 0)
 			strlcpy(b->oldest, de->d_name, sizeof(b->oldest));
+		if (n == 24 + 6)
+			b->segments++;
 	}
 	FreeDir(dir);
 	if (b->files == 0)
@@ -151,12 +155,21 @@ look_at_backlog(Backlog *b)
 	b->oldest[strlen(b->oldest) - 6] = '\0';
 }
 
+static char *
+lag_text(const Backlog *b)
+{
+	if (b->files == 0)
+		return pstrdup("0 files wait");
+	return psprintf("%d files wait for being archived (%d segments, %lld MB) since %ld s", b->files, b->segments,
+					(long long) b->segments * wal_segment_size / (1024 * 1024), b->age_s);
+}
+
 static void
 failing_finding(DrFinding *f, const DrArchiver *a, const Backlog *b)
 {
 	f->status = "critical";
-	f->detail = psprintf("%d files wait for being archived, the oldest since %ld s; \"%s\" failed at %s: %s",
-						 b->files, b->age_s, a->last_failed,
+	f->detail = psprintf("%s; \"%s\" failed at %s: %s",
+						 lag_text(b), a->last_failed,
 						 timestamptz_to_str(a->last_failed_at), a->failure.message);
 	f->hint = a->failure.hint[0] ? pstrdup(a->failure.hint) :
 		"The server log says more. WAL is kept in pg_wal meanwhile.";
@@ -201,17 +214,16 @@ dr_archiving_finding(DrFinding *f)
 	else if (b.age_s > LAG_WARNING_S)
 	{
 		f->status = "warning";
-		f->detail = psprintf("%d files wait for being archived, the oldest, \"%s\", since %ld s",
-							 b.files, b.oldest, b.age_s);
+		f->detail = psprintf("%s, the oldest is \"%s\"", lag_text(&b), b.oldest);
 		f->hint = "Is the repository slow, or the archiver stopped?";
 	}
 	else
 	{
 		f->status = "ok";
 		f->detail = a->last_archived_at == 0 ?
-			psprintf("nothing archived since the server started, %d files wait", b.files) :
-			psprintf("\"%s\" was archived at %s, %d files wait", a->last_archived,
-					 timestamptz_to_str(a->last_archived_at), b.files);
+			psprintf("nothing archived since the server started, %s", lag_text(&b)) :
+			psprintf("\"%s\" was archived at %s, %s", a->last_archived,
+					 timestamptz_to_str(a->last_archived_at), lag_text(&b));
 	}
 }
 
@@ -277,6 +289,8 @@ dr_state(PG_FUNCTION_ARGS)
 	InitMaterializedSRF(fcinfo, 0);
 	dr_archiving_finding(&finding);
 	put_finding(rsinfo, "archiving", &finding);
+	dr_recovery_point_finding(&finding);
+	put_finding(rsinfo, "recovery_point", &finding);
 	lineage_finding(&finding);
 	put_finding(rsinfo, "lineage", &finding);
 	if (dr_recovery_finding(&finding))

@@ -29,6 +29,8 @@ int			dr_jobs;
 int			dr_compression_level;
 int			dr_max_rate;
 int			dr_archive_timeout;
+char	   *dr_wal_conninfo;
+int			dr_wal_ship_interval;
 char	   *dr_debug_hold_at;
 
 /* ---- pg_dr.repositories: name=url, name=url ---- */
@@ -243,11 +245,27 @@ define_effort(void)
 							NULL, NULL, NULL);
 }
 
+static void
+define_tail(void)
+{
+	DefineCustomStringVariable("pg_dr.wal_conninfo",
+							   "How the WAL worker's program connects to this server to stream its WAL.",
+							   "Empty: by the first socket directory, as the bootstrap superuser.",
+							   &dr_wal_conninfo, "", PGC_SIGHUP, GUC_SUPERUSER_ONLY,
+							   NULL, NULL, NULL);
+	DefineCustomIntVariable("pg_dr.wal_ship_interval",
+							"How often the unfinished WAL segment is shipped: the recovery point; 0 ships finished segments only.",
+							NULL,
+							&dr_wal_ship_interval, 1000, 0, 3600 * 1000, PGC_SIGHUP, GUC_UNIT_MS,
+							NULL, NULL, NULL);
+}
+
 void
 dr_define_settings(void)
 {
 	define_places();
 	define_effort();
+	define_tail();
 	DefineCustomStringVariable("pg_dr.debug_hold_at",
 							   "Step at which the next process that reaches it waits for ever; for tests.",
 							   NULL,

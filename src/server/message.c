@@ -296,6 +296,14 @@ dr_event_int(const DrEvent *event, const char *key)
 	return number;
 }
 
+TimestampTz
+dr_event_time(const DrEvent *event, const char *key)
+{
+	int64		us = dr_event_int(event, key);
+
+	return us == 0 ? 0 : us - (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY;
+}
+
 bool
 dr_event_bool(const DrEvent *event, const char *key)
 {

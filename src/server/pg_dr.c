@@ -11,6 +11,7 @@
  *	child.c				starting the program, and stopping it whatever happens
  *	message.c			the lines that are spoken with it
  *	archive.c			archive module, in the archiver
+ *	wal_worker.c		static worker that has the tail of the WAL shipped
  *	launcher.c			static worker that starts housekeeping when there is some
  *	housekeeping.c		rows of backups that ended without, rows of WAL segments
  *	backup_worker.c		one worker per backup: its life from row to row
@@ -21,6 +22,7 @@
  *	functions.c			dr_backup, dr_cancel, dr_adopt, dr_sync
  *	functions_check.c	dr_check
  *	functions_status.c	the functions below dr_status, dr_progress, dr_wal
+ *	functions_wal.c		the functions below dr_recovery_windows, the recovery point
  *	recovery.c			did a restored cluster reach the end of the archive?
  *
  * A crash in _PG_init keeps the server from starting; nothing is left behind.
@@ -51,4 +53,5 @@ _PG_init(void)
 		return;
 	dr_install_shmem_hooks();
 	dr_register_launcher();
+	dr_register_wal_worker();
 }

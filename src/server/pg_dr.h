@@ -22,6 +22,8 @@ extern int	dr_jobs;
 extern int	dr_compression_level;
 extern int	dr_max_rate;
 extern int	dr_archive_timeout;
+extern char *dr_wal_conninfo;
+extern int	dr_wal_ship_interval;
 extern char *dr_debug_hold_at;
 
 extern void dr_define_settings(void);
@@ -44,6 +46,10 @@ extern PGDLLEXPORT void dr_launcher_main(Datum arg);
 extern PGDLLEXPORT void dr_housekeeping_main(Datum arg);
 extern PGDLLEXPORT void dr_backup_worker_main(Datum arg);
 
+/* wal_worker.c */
+extern void dr_register_wal_worker(void);
+extern PGDLLEXPORT void dr_wal_worker_main(Datum arg);
+
 /* backup_worker.c: what every worker that is connected to a database does first */
 extern void dr_worker_connect(const char *application_name);
 
@@ -52,7 +58,7 @@ extern void dr_worker_connect(const char *application_name);
  */
 extern void dr_put_row(ReturnSetInfo *rsinfo, int columns, const char *const *texts);
 
-/* functions_check.c, functions_status.c, recovery.c: one line of dr_check or dr_status */
+/* functions_check.c, functions_status.c, functions_wal.c, recovery.c: one line of dr_check or dr_status */
 typedef struct DrFinding
 {
 	const char *status;			/* ok, warning, critical */
@@ -62,6 +68,7 @@ typedef struct DrFinding
 
 extern void dr_archiving_finding(DrFinding *finding);
 extern bool dr_recovery_finding(DrFinding *finding);
+extern void dr_recovery_point_finding(DrFinding *finding);
 
 /* True when archive_mode is on and archive_library is ours. */
 extern bool dr_is_archive_library(void);

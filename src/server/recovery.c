@@ -20,9 +20,11 @@
 #include "access/timeline.h"
 #include "access/xlog.h"
 #include "access/xlog_internal.h"
+#include "access/xlogrecovery.h"
 #include "miscadmin.h"
 #include "storage/fd.h"
 #include "utils/memutils.h"
+#include "utils/timestamp.h"
 
 #include "message.h"
 #include "pg_dr.h"
@@ -38,6 +40,7 @@ typedef struct Note
 	TimeLineID	timeline;
 	char	   *segment;
 	XLogRecPtr	lsn;
+	bool		standby;
 } Note;
 
 /* NULL when this cluster was not restored by pg_dr. */
@@ -80,6 +83,7 @@ parse_note(char *text, int len, Note *note)
 		note->backup = dr_event_text(&event, "backup", true);
 		note->target_kind = dr_event_text(&event, "target_kind", false);
 		note->target_value = dr_event_text(&event, "target_value", false);
+		note->standby = dr_event_bool(&event, "standby");
 		note->segment = dr_event_text(&event, "frontier_segment", true);
 		note->lsn = dr_event_lsn(&event, "frontier_lsn");
 		timeline = dr_event_int(&event, "frontier_timeline");
@@ -145,6 +149,19 @@ compare_with_archive(const Note *note, DrFinding *f)
 	}
 }
 
+/* How far behind the repository a standby is, it can't know: it knows what it has. */
+static void
+standby_finding(DrFinding *f)
+{
+	TimestampTz last = GetLatestXTime();
+	XLogRecPtr	replayed = GetXLogReplayRecPtr(NULL);
+
+	f->status = "ok";
+	f->detail = psprintf("a standby that follows the repository, replayed up to %X/%X%s%s",
+						 LSN_FORMAT_ARGS(replayed),
+						 last != 0 ? ", last commit of " : "", last != 0 ? timestamptz_to_str(last) : "");
+}
+
 bool
 dr_recovery_finding(DrFinding *f)
 {
@@ -160,6 +177,8 @@ dr_recovery_finding(DrFinding *f)
 		f->status = "warning";
 		f->detail = psprintf("file \"%s\" can't be understood", PGDR_RESTORED_FILE);
 	}
+	else if (RecoveryInProgress() && note.standby)
+		standby_finding(f);
 	else if (RecoveryInProgress())
 	{
 		f->status = "warning";

@@ -102,6 +102,7 @@ dr_open_request(StringInfo buf, bool writer)
 		dr_request_text(buf, "credentials_file", dr_credentials_file);
 	dr_request_text(buf, "system_identifier", system_identifier);
 	dr_request_text(buf, "data_directory", DataDir);
+	dr_request_int(buf, "wal_segment_size", wal_segment_size);
 	dr_request_int(buf, "jobs", dr_jobs);
 	dr_request_int(buf, "compression_level", dr_compression_level);
 	dr_request_int(buf, "max_rate", dr_max_rate);

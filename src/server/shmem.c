@@ -427,6 +427,12 @@ dr_note_archived(const DrSegment *segment)
 	archiver->archived_count++;
 	strlcpy(archiver->last_archived, segment->name, sizeof(archiver->last_archived));
 	archiver->last_archived_at = segment->archived_at;
+	if (strlen(segment->name) == 24)
+	{
+		strlcpy(archiver->last_segment, segment->name, sizeof(archiver->last_segment));
+		archiver->last_segment_ended_at = segment->ended_at;
+		wake(dr_shared->tail.worker_latch);
+	}
 	archiver->lineage = DR_LINEAGE_OURS;
 	if (dr_shared->ring_head - dr_shared->ring_tail == DR_RING_SIZE)
 	{
@@ -475,6 +481,74 @@ dr_reset_archiver(void)
 	archiver->last_failed[0] = '\0';
 	archiver->last_failed_at = 0;
 	memset(&archiver->failure, 0, sizeof(archiver->failure));
+	dr_unlock();
+}
+
+/* ---- the tail ---- */
+
+void
+dr_tail_worker(Latch *latch)
+{
+	dr_lock(LW_EXCLUSIVE);
+	dr_shared->tail.worker_latch = latch;
+	dr_shared->tail.state = DR_TAIL_STARTING;
+	dr_shared->tail.sender_pid = 0;
+	dr_unlock();
+}
+
+void
+dr_tail_off(void)
+{
+	dr_lock(LW_EXCLUSIVE);
+	dr_shared->tail.state = DR_TAIL_OFF;
+	dr_shared->tail.durable = InvalidXLogRecPtr;
+	dr_unlock();
+}
+
+void
+dr_tail_streaming(int sender_pid)
+{
+	DrTail	   *tail = &dr_shared->tail;
+
+	dr_lock(LW_EXCLUSIVE);
+	tail->state = sender_pid != 0 ? DR_TAIL_STREAMING : DR_TAIL_STARTING;
+	tail->sender_pid = sender_pid;
+	tail->synchronous = false;
+	tail->pieces = tail->bytes = 0;
+	dr_unlock();
+}
+
+void
+dr_tail_synchronous(bool synchronous)
+{
+	dr_lock(LW_EXCLUSIVE);
+	dr_shared->tail.synchronous = synchronous;
+	dr_unlock();
+}
+
+void
+dr_tail_shipped(XLogRecPtr durable, TimestampTz waiting_since, int64 pieces, int64 bytes)
+{
+	DrTail	   *tail = &dr_shared->tail;
+
+	dr_lock(LW_EXCLUSIVE);
+	tail->durable = durable;
+	tail->waiting_since = waiting_since;
+	tail->heard_at = GetCurrentTimestamp();
+	tail->pieces = pieces;
+	tail->bytes = bytes;
+	dr_unlock();
+}
+
+void
+dr_tail_failed(const DrReport *report)
+{
+	DrTail	   *tail = &dr_shared->tail;
+
+	dr_lock(LW_EXCLUSIVE);
+	tail->state = DR_TAIL_FAILED;
+	tail->failed_at = GetCurrentTimestamp();
+	tail->failure = *report;
 	dr_unlock();
 }
 

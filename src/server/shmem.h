@@ -123,6 +123,7 @@ typedef struct DrSegment
 	int64		size;
 	uint8		sha256[32];
 	TimestampTz archived_at;
+	TimestampTz ended_at;		/* when the file was written last */
 } DrSegment;
 
 typedef enum DrLineage
@@ -137,12 +138,38 @@ typedef struct DrArchiver
 	int64		archived_count;
 	int64		failed_count;
 	char		last_archived[DR_WAL_NAME_MAX + 1];
+	char		last_segment[DR_WAL_NAME_MAX + 1];	/* the same, of segments alone */
+	TimestampTz last_segment_ended_at;
 	TimestampTz last_archived_at;
 	char		last_failed[DR_WAL_NAME_MAX + 1];
 	TimestampTz last_failed_at;
 	DrReport	failure;
 	DrLineage	lineage;
 } DrArchiver;
+
+/* How the tail of the WAL stands. */
+typedef enum DrTailState
+{
+	DR_TAIL_OFF,				/* not wanted, or not configured */
+	DR_TAIL_STARTING,
+	DR_TAIL_STREAMING,
+	DR_TAIL_FAILED				/* to be tried again */
+} DrTailState;
+
+typedef struct DrTail
+{
+	Latch	   *worker_latch;
+	DrTailState state;
+	int			sender_pid;
+	bool		synchronous;	/* commits wait for us */
+	XLogRecPtr	durable;		/* all before is in the repository; 0: not known */
+	TimestampTz waiting_since;	/* of the oldest byte that isn't; 0: all are */
+	TimestampTz heard_at;
+	int64		pieces;			/* stored by this child */
+	int64		bytes;
+	TimestampTz failed_at;
+	DrReport	failure;
+} DrTail;
 
 /* What the last probe found out about the store. */
 #define DR_PROBE_ROWS	12
@@ -180,6 +207,7 @@ typedef struct DrShared
 	DrJob		jobs[DR_MAX_JOBS];
 
 	DrArchiver	archiver;
+	DrTail		tail;
 	uint64		open_generation;	/* moves when the archiver's program must open anew */
 
 	/* ring[i % DR_RING_SIZE] for ring_tail <= i < ring_head */
@@ -252,6 +280,14 @@ extern void dr_note_archived(const DrSegment *segment);
 extern void dr_note_archive_failure(const char *name, const DrReport *report, DrLineage lineage);
 extern uint64 dr_open_generation(void);
 extern void dr_reset_archiver(void);
+
+/* The WAL worker's part: its latch (NULL: it goes), and what its child says. */
+extern void dr_tail_worker(Latch *latch);
+extern void dr_tail_off(void);
+extern void dr_tail_streaming(int sender_pid);	/* 0: no longer */
+extern void dr_tail_synchronous(bool synchronous);
+extern void dr_tail_shipped(XLogRecPtr durable, TimestampTz waiting_since, int64 pieces, int64 bytes);
+extern void dr_tail_failed(const DrReport *report);
 
 /* Up to max of the oldest segments of the ring; *from is what dr_ring_consume wants. */
 extern int	dr_ring_read(DrSegment *out, int max, uint64 *from);

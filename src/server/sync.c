@@ -262,10 +262,27 @@ on_event(void *arg, const DrEvent *event)
 		dr_protocol_error(psprintf("Event \"%s\" was not expected.", event->name));
 }
 
+/*
+ * What the archiver noted and nobody has written yet: else its segments would be
+ * new, and those that are gone unknown.  They stay in the ring; to write them
+ * again does no harm.
+ */
+static void
+write_ring(void)
+{
+	DrSegment  *noted = palloc(sizeof(DrSegment) * DR_RING_SIZE);
+	uint64		from;
+
+	dr_insert_segments(noted, dr_ring_read(noted, DR_RING_SIZE, &from));
+	pfree(noted);
+}
+
 static void
 read_catalogue(void *arg)
 {
 	Sync	   *s = arg;
+
+	write_ring();
 
 	s->expected = dr_backups_where(s->repository, "status IN ('completed', 'completed with corruption')", s->context);
 }
@@ -303,6 +320,16 @@ write_absent(void *arg)
 }
 
 static void
+report_resized(void *arg)
+{
+	Sync	   *s = arg;
+	ListCell   *cell;
+
+	foreach(cell, dr_resized_segments(s->repository, CurrentMemoryContext))
+		report(s, "WAL changed", lfirst(cell), "Its size is not what was stored under this name.");
+}
+
+static void
 converse(Sync *s, DrChild *child)
 {
 	StringInfoData request;
@@ -316,6 +343,7 @@ converse(Sync *s, DrChild *child)
 	s->wal_ends = true;
 	flush_wal(s);
 	dr_catalogue_run(write_absent, s);
+	dr_catalogue_run(report_resized, s);
 	if (s->new_segments > 0)
 		report(s, "WAL added", s->repository, psprintf("%d objects", s->new_segments));
 }
@@ -334,6 +362,7 @@ dr_sync_catalogue(DrSyncReport report_change, void *arg)
 	dr_primary_repository(&s.repository, &url);
 	s.segments = MemoryContextAlloc(s.context, sizeof(DrSegment) * BATCH_SIZE);
 	dr_catalogue_run(read_catalogue, &s);
+	s.started_at = GetCurrentTimestamp();
 
 	child = dr_child_open(false);
 	PG_TRY();

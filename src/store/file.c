@@ -413,7 +413,7 @@ list_entry(Store *store, const char *name, bool deep, StoreListFn fn, void *arg,
 		return true;
 	}
 	if (is_dir)
-		return deep ? store->ops->list(store, name, true, fn, arg, err) : fn(arg, name, 0, err);
+		return deep ? store->ops->list(store, name, "", true, fn, arg, err) : fn(arg, name, 0, err);
 	if (fstatat(fs->rootfd, name, &st, AT_SYMLINK_NOFOLLOW) != 0)
 		return errno == ENOENT || io_error(err, "stat", store, name);
 	if (!S_ISREG(st.st_mode))
@@ -425,7 +425,8 @@ list_entry(Store *store, const char *name, bool deep, StoreListFn fn, void *arg,
 }
 
 static bool
-file_list(Store *store, const char *prefix, bool deep, StoreListFn fn, void *arg, DrError *err)
+file_list(Store *store, const char *prefix, const char *after, bool deep, StoreListFn fn, void *arg,
+		  DrError *err)
 {
 	FileStore  *fs = store->private;
 	char	  **entries;
@@ -441,7 +442,8 @@ file_list(Store *store, const char *prefix, bool deep, StoreListFn fn, void *arg
 	{
 		char	   *name = psprintf("%s%s", prefix, entries[i]);
 
-		ok = ok && list_entry(store, name, deep, fn, arg, err);
+		if (strcmp(name, after) > 0)
+			ok = ok && list_entry(store, name, deep, fn, arg, err);
 		pfree(name);
 		pfree(entries[i]);
 	}

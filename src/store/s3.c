@@ -104,7 +104,8 @@ s3_put_call(Store *store, const char *name, const void *data, size_t n, const ui
 		add_header(&call, "x-amz-server-side-encryption", s3->sse);
 	if (s3->sse_kms_key_id != NULL)
 		add_header(&call, "x-amz-server-side-encryption-aws-kms-key-id", s3->sse_kms_key_id);
-	if (s3->lock_mode != NULL)
+	/* A piece of the tail is superseded within minutes: thousands a day would stay for nothing. */
+	if (s3->lock_mode != NULL && object_kind(name) != KIND_TAIL)
 	{
 		s3_retain_until(s3, until);
 		add_header(&call, "x-amz-object-lock-mode", s3->lock_mode);
@@ -125,7 +126,7 @@ static Content
 compare_content(Store *store, const char *name, const void *data, size_t n, DrError *err)
 {
 	S3Call		head = {.verb = "read", .method = "HEAD", .name = name};
-	S3Call		get = {.verb = "read", .method = "GET", .name = name, .reply_max = n};
+	S3Call		get = {.verb = "read", .method = "GET", .name = name, .wants_object = true, .reply_max = n};
 	HttpReply	reply = {0};
 	S3Result	r = s3_call(store, &head, &reply, err);
 	const char *length = http_header(&reply, "content-length");
@@ -277,7 +278,7 @@ get(Store *store, const S3Call *call, int status, Bytes *out, DrError *err)
 static StoreResult
 s3_get(Store *store, const char *name, size_t max, Bytes *out, DrError *err)
 {
-	S3Call		call = {.verb = "read", .method = "GET", .name = name, .reply_max = max};
+	S3Call		call = {.verb = "read", .method = "GET", .name = name, .wants_object = true, .reply_max = max};
 
 	return get(store, &call, 200, out, err);
 }
@@ -286,7 +287,7 @@ static StoreResult
 s3_get_range(Store *store, const char *name, uint64 offset, size_t n, Bytes *out, DrError *err)
 {
 	char		range[64];
-	S3Call		call = {.verb = "read", .method = "GET", .name = name, .reply_max = n,
+	S3Call		call = {.verb = "read", .method = "GET", .name = name, .wants_object = true, .reply_max = n,
 	.headers = {{"range", range}}};
 
 	if (n == 0)

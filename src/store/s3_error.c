@@ -85,11 +85,11 @@ static const struct
 	{"XMinioStorageFull", VERDICT_FAILED},
 };
 
-/* An error in a reply that says 200; a GET's body is an object, not ours to read. */
+/* An error in a reply that says 200. */
 static bool
 hides_error(const S3Call *call, const HttpReply *reply, size_t start, S3Answer *answer)
 {
-	if (strcmp(call->verb, "read") == 0 || reply->body.len == start || reply->body.data[start] != '<')
+	if (call->wants_object || reply->body.len == start || reply->body.data[start] != '<')
 		return false;
 	take_apart(reply, start, answer);
 	return answer->code[0] != '\0';

@@ -47,8 +47,7 @@ page_free(Page *page)
 static void
 add_entry(Page *page, const char *key, uint64 size)
 {
-	if ((page->n & (page->n - 1)) == 0)	/* full at powers of two */
-		page->entries = pg_realloc(page->entries, (page->n == 0 ? 1 : page->n * 2) * sizeof(Entry));
+	page->entries = array_room(page->entries, page->n, sizeof(Entry));
 	page->entries[page->n++] = (Entry) {pg_strdup(key), size};
 }
 
@@ -115,9 +114,9 @@ wrong_listing(Store *store, const char *why, DrError *err)
 	return dr_hint(err, "Is the endpoint in the repository's URL an S3 server?");
 }
 
-/* One page from where token says; NULL: err is set. */
+/* One page, the first behind "after" or the one that token says; NULL: err is set. */
 static Page *
-fetch_page(Store *store, const char *prefix, bool deep, const char *token, DrError *err)
+fetch_page(Store *store, const char *prefix, const char *after, bool deep, const char *token, DrError *err)
 {
 	Page	   *page = NULL;
 	HttpReply	reply = {0};
@@ -129,6 +128,8 @@ fetch_page(Store *store, const char *prefix, bool deep, const char *token, DrErr
 
 	if (!deep)
 		call.query[n++] = (SignPair) {"delimiter", "/"};
+	if (after[0] != '\0')
+		call.query[n++] = (SignPair) {"start-after", after};
 	if (token[0] != '\0')
 		call.query[n++] = (SignPair) {"continuation-token", token};
 	if (s3_call(store, &call, &reply, err) == S3_DONE)
@@ -180,13 +181,16 @@ hand_out(Store *store, const Entry *entry, const char *prefix, StoreListFn fn, v
 }
 
 static bool
-hand_out_page(Store *store, const Page *page, const char *prefix, bool deep, StoreListFn fn,
-			  void *arg, DrError *err)
+hand_out_page(Store *store, const Page *page, const char *prefix, const char *after, bool deep,
+			  StoreListFn fn, void *arg, DrError *err)
 {
 	for (size_t i = 0; i < page->n; i++)
 	{
 		const char *key = page->entries[i].key;
 
+		/* A server may not know start-after. */
+		if (strcmp(key, after) <= 0 && after[0] != '\0')
+			continue;
 		/* Seen deep, a name that ends in a slash is an object that a console made. */
 		if (deep && key[0] != '\0' && key[strlen(key) - 1] == '/')
 			continue;
@@ -197,18 +201,22 @@ hand_out_page(Store *store, const Page *page, const char *prefix, bool deep, Sto
 }
 
 bool
-s3_list(Store *store, const char *prefix, bool deep, StoreListFn fn, void *arg, DrError *err)
+s3_list(Store *store, const char *prefix, const char *after, bool deep, StoreListFn fn, void *arg,
+		DrError *err)
 {
 	char		whole[S3_KEY_MAX + 1];
+	char		behind[S3_KEY_MAX + 1] = "";
 	char	   *last = pg_strdup("");
 	char		token[XML_TEXT_MAX] = "";
 	bool		more = true;
 	bool		ok = true;
 
 	snprintf(whole, sizeof(whole), "%s%s", s3_of(store)->prefix, prefix);
+	if (after[0] != '\0')
+		snprintf(behind, sizeof(behind), "%s%s", s3_of(store)->prefix, after);
 	while (ok && more)
 	{
-		Page	   *page = fetch_page(store, whole, deep, token, err);
+		Page	   *page = fetch_page(store, whole, behind, deep, token, err);
 
 		ok = page != NULL;
 		if (!ok)
@@ -219,7 +227,7 @@ s3_list(Store *store, const char *prefix, bool deep, StoreListFn fn, void *arg, 
 		else if (more && (page->n == 0 || page->token[0] == '\0'))
 			ok = wrong_listing(store, "it says that more follows, but not where", err);
 		else
-			ok = hand_out_page(store, page, whole, deep, fn, arg, err);
+			ok = hand_out_page(store, page, whole, behind, deep, fn, arg, err);
 		strlcpy(token, page->token, sizeof(token));
 		if (page->n > 0)
 		{

@@ -80,6 +80,7 @@ typedef struct S3Call
 	size_t		body_length;
 	const uint8 *sha256;		/* of the body; NULL: it is made here */
 	size_t		reply_max;		/* of a GET */
+	bool		wants_object;	/* the reply's body is an object's: not ours to read */
 	bool		once;			/* whatever the answer: it is what we want to know */
 } S3Call;
 
@@ -146,7 +147,7 @@ extern S3Result s3_fail(Store *store, const S3Call *call, DrCode code, const cha
 
 /* ---- s3_list.c ---- */
 
-extern bool s3_list(Store *store, const char *prefix, bool deep, StoreListFn fn, void *arg,
+extern bool s3_list(Store *store, const char *prefix, const char *after, bool deep, StoreListFn fn, void *arg,
 					DrError *err);
 extern bool s3_remove(Store *store, const char *const *names, size_t n, DrError *err);
 

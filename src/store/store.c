@@ -95,7 +95,15 @@ bool
 store_list(Store *store, const char *prefix, bool deep, StoreListFn fn, void *arg, DrError *err)
 {
 	Assert(prefix[0] == '\0' || prefix[strlen(prefix) - 1] == '/');
-	return store->ops->list(store, prefix, deep, fn, arg, err);
+	return store->ops->list(store, prefix, "", deep, fn, arg, err);
+}
+
+bool
+store_list_after(Store *store, const char *prefix, const char *after, StoreListFn fn, void *arg,
+				 DrError *err)
+{
+	Assert(strncmp(prefix, after, strlen(prefix)) == 0);
+	return store->ops->list(store, prefix, after, false, fn, arg, err);
 }
 
 bool

@@ -30,7 +30,7 @@
 typedef enum StoreResult
 {
 	STORE_OK,
-	STORE_ABSENT,				/* get, remove: it does not exist */
+	STORE_ABSENT,				/* get: it does not exist */
 	STORE_TAKEN,				/* put: the name exists; nothing was changed */
 	STORE_FAILED
 } StoreResult;
@@ -57,8 +57,8 @@ typedef struct StoreOps
 	StoreResult (*get) (Store *store, const char *name, size_t max, Bytes *out, DrError *err);
 	StoreResult (*get_range) (Store *store, const char *name, uint64 offset, size_t n, Bytes *out,
 							  DrError *err);
-	bool		(*list) (Store *store, const char *prefix, bool deep, StoreListFn fn, void *arg,
-						 DrError *err);
+	bool		(*list) (Store *store, const char *prefix, const char *after, bool deep, StoreListFn fn,
+						 void *arg, DrError *err);
 	bool		(*remove) (Store *store, const char *const *names, size_t n, DrError *err);
 	void		(*close) (Store *store);
 
@@ -103,6 +103,10 @@ extern StoreResult store_get_range(Store *store, const char *name, uint64 offset
  */
 extern bool store_list(Store *store, const char *prefix, bool deep, StoreListFn fn, void *arg,
 					   DrError *err);
+
+/* One level, and only names that sort after this one: what comes before costs nothing. */
+extern bool store_list_after(Store *store, const char *prefix, const char *after, StoreListFn fn,
+							 void *arg, DrError *err);
 
 /* Those that do not exist are removed already. */
 extern bool store_remove(Store *store, const char *const *names, size_t n, DrError *err);

@@ -70,13 +70,14 @@ for my $case (
 # wal-get: 1 means "not there", and only that; everything else must abort recovery.
 my $system = $node->system_identifier;
 my @wal_get = ('wal-get', '--system-identifier', $system, $node->access);
+my ($first) = sort map { m{/([0-9A-F]{24})$} ? $1 : () } $node->objects(qr{/wal/});
 for my $case (
 	[ 'an absent segment', [ @wal_get, '0000000100000000000000F0', "$top/w" ], sub { $_[0] == 1 } ],
 	[ 'an absent history file', [ @wal_get, '00000009.history', "$top/w" ], sub { $_[0] == 1 } ],
 	[ 'an absurd name', [ @wal_get, '../../etc/passwd', "$top/w" ], sub { $_[0] > 125 } ],
 	[ 'a foreign key', [ @wal_get[ 0 .. 2 ], $node->access(key_file => "$top/good.key"), '000000010000000000000001', "$top/w" ], sub { $_[0] > 125 } ],
 	[ 'no repository', [ @wal_get[ 0 .. 2 ], $node->access(url => $absent), '000000010000000000000001', "$top/w" ], sub { $_[0] > 125 } ],
-	[ 'a target that can\'t be written', [ @wal_get, '000000010000000000000001', "$top/no/such/w" ], sub { $_[0] > 125 } ],
+	[ 'a target that can\'t be written', [ @wal_get, $first, "$top/no/such/w" ], sub { $_[0] > 125 } ],
 	[ 'missing arguments', [ @wal_get, '000000010000000000000001' ], sub { $_[0] > 125 } ])
 {
 	my ($what, $arguments, $right) = @$case;
@@ -84,7 +85,6 @@ for my $case (
 	ok($right->($exit), "wal-get, $what: exit $exit");
 	ok(!-e "$top/w", "wal-get, $what: no file");
 }
-my ($first) = sort map { m{/([0-9A-F]{24})$} ? $1 : () } $node->objects(qr{/wal/});
 ($exit) = run_program(@wal_get, $first, "$top/w");
 is($exit, 0, 'wal-get, a segment that is there');
 is(-s "$top/w", 1 << 20, 'whole');

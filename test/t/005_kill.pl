@@ -11,7 +11,10 @@ use Test::More;
 my @steps = slurp_file("$FindBin::Bin/../../src/protocol.h") =~ /^\s*X\("([a-z._]+)",/mg;
 ok(@steps > 15, 'the steps are known: ' . @steps);
 
-my $node = PgDr::Test->create('main', wal_segsize => 1, conf => "restart_after_crash = on\n");
+my $node = PgDr::Test->create('main', wal_segsize => 1, conf => <<'END');
+restart_after_crash = on
+pg_dr.wal_ship_interval = 0		# its child would come to a step first: 018_wal.pl
+END
 $node->safe_psql('postgres', 'CREATE TABLE t AS SELECT g, md5(g::text) FROM generate_series(1, 5000) g');
 SKIP:
 {

@@ -12,9 +12,9 @@ use Test::More;
 use Time::HiRes qw(time);
 
 my $s3 = PgDr::S3->scripted('--page', 3);
-my $history = PgDr::S3::file('00000002.history', "1\t0/3000000\tno recovery target specified\n");
+my ($history) = map { PgDr::S3::file("data/pg_wal/0000000$_.history", "1\t0/3000000\tno recovery target specified\n") } 2, 3;
 my $good = $s3->url('good', retry => 2, stall => 2);
-my @archive = ({ op => 'archive', name => '00000002.history', path => $history });
+my @archive = ({ op => 'archive', name => '00000002.history' });
 
 # ---- the server is all right
 
@@ -118,7 +118,7 @@ failing('PUT not allowed', [ { method => 'PUT', status => 403, code => 'AccessDe
 failing('GET not allowed', [ { method => 'GET', key => '.', status => 403, code => 'AccessDenied' } ], qr/could not read object.*access is denied/, qr/s3:GetObject/, listing_says($good));
 failing('LIST not allowed', [ { method => 'GET', key => '^$', status => 403, code => 'AccessDenied' } ], qr/could not list repository.*access is denied/, qr/s3:ListBucket/, listing_says($good));
 failing('403 without a body', [ { status => 403, empty => 1 } ], qr/access is denied/, qr/Allow the access key/, listing_says($good));
-failing('quota', [ { method => 'PUT', status => 403, code => 'QuotaExceeded' } ], qr/quota is used up/, qr/Make room/, agent_says($good, { op => 'archive', name => '00000003.history', path => $history }));
+failing('quota', [ { method => 'PUT', status => 403, code => 'QuotaExceeded' } ], qr/quota is used up/, qr/Make room/, agent_says($good, { op => 'archive', name => '00000003.history' }));
 failing('another region by redirect', [ { status => 301, code => 'PermanentRedirect', headers => { 'x-amz-bucket-region' => 'eu-central-1' } } ], qr/another endpoint/, qr/region/, listing_says($good));
 failing('a redirect to nowhere good', [ { status => 307, code => 'TemporaryRedirect', headers => { Location => 'http://192.0.2.1/bucket' } } ], qr/could not read/, qr/DETAIL|HINT/, listing_says($good));
 failing('redirects without end', [ { status => 307, code => 'TemporaryRedirect', headers => { Location => "http://localhost:$s3->{port}/bucket" } } ], qr/could not read/, qr/HINT/, listing_says($good));
@@ -221,6 +221,36 @@ for my $row (
 	my ($exit, undef, $err) = $s3->program($url, 'list');
 	is($exit, 1, "$url is refused") and like($err, $expected, 'with the reason');
 	like($err, qr/HINT/, 'and a hint');
+}
+
+# ---- what archiving costs: each segment one PUT, no listing, and a look at the lineage once a second
+
+{
+	my %magic = (15 => 0xD110, 16 => 0xD113, 17 => 0xD116, 18 => 0xD118);
+	my ($major) = qx(pg_config --version) =~ /(\d+)/;
+	my $size = 1 << 20;
+	my @names = map { sprintf '0000000100000000%08X', $_ } 1 .. 40;
+	for my $name (@names)
+	{
+		my $header = pack 'S S L Q L L Q L L', $magic{$major}, 2, 1, hex(substr $name, 8) * $size, 0, 0, 7, $size, 8192;
+		PgDr::S3::file("data/pg_wal/$name", $header . join '', map { pack 'L', rand 2**32 } 1 .. ($size - 40) / 4);
+		PgDr::S3::file("data/pg_wal/archive_status/$name.ready", '');
+	}
+	my $url = $s3->url('costs');
+	$s3->agent($url);
+	$s3->control({ clear => \0 });
+	my $before = @{ $s3->control({})->{log} };
+	my $begin = time();
+	my @events = $s3->agent($url, map { { op => 'archive', name => $_ } } @names);
+	is(scalar(grep { $_->{event} eq 'done' } @events), 41, 'a backlog of 40 segments is archived');
+	my @log = @{ $s3->control({})->{log} };
+	splice @log, 0, $before;
+	my @puts = grep { $_->[0] eq 'PUT' } @log;
+	is_deeply([ sort map { m{/wal/00000001/([0-9A-F]{24})$} ? $1 : () } map { $_->[1] } @puts ], \@names, 'each segment is one PUT');
+	cmp_ok(@puts - @names, '<=', 2 + time() - $begin, 'and a note once a second');
+	is(scalar(grep { $_->[2] =~ /list-type/ && $_->[1] . $_->[2] =~ /wal/ } @log), 0, 'the WAL is not listed');
+	cmp_ok(scalar(grep { $_->[0] eq 'GET' } @log), '<', 10 + 2 * (time() - $begin), 'few other requests: ' . scalar(grep { $_->[0] eq 'GET' } @log));
+	cmp_ok($s3->control({})->{most_at_once}, '>', 2, 'several at once');
 }
 
 done_testing();

@@ -149,7 +149,6 @@ sub glob_ready { my ($node) = @_; my @ready = glob $node->data_dir . '/pg_wal/ar
 {
 	# What does not compress, and is longer than a socket's buffers want to hide.
 	my $noise = join '', map { pack 'L', int rand 2**32 } 1 .. 100_000;
-	my $file = PgDr::S3::file('noise', $noise);
 	my $n = 10;
 	my $url = $proxy->url('bytes', retry => 12, stall => 2);
 	is(($proxy->agent($url))[-1]{event}, 'done', 'repository made');
@@ -162,10 +161,11 @@ sub glob_ready { my ($node) = @_; my @ready = glob $node->data_dir . '/pg_wal/ar
 			{
 				next if $what eq 'trickle' && $at > 0;
 				my $name = sprintf '%08X.history', ++$n;
+				PgDr::S3::file("data/pg_wal/$name", $noise);
 				my @all = $proxy->tell("at $direction 100000000 reset 0");
 				my $start = time();
 				$proxy->tell("at $direction $at $what 1");
-				my @events = $proxy->agent($url, { op => 'archive', name => $name, path => $file });
+				my @events = $proxy->agent($url, { op => 'archive', name => $name });
 				is($events[-1]{event}, 'done', "$what after $at bytes $direction: tried again") or diag PgDr::S3::error_of($events[-1]);
 				cmp_ok(time() - $start, '<', 30, "$what after $at bytes $direction: in time");
 			}

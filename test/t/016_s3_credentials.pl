@@ -79,7 +79,7 @@ for my $row (
 
 # ---- renewal
 
-my $history = PgDr::S3::file('00000002.history', "1\t0/3000000\tx\n");
+PgDr::S3::file("data/pg_wal/0000000$_.history", "1\t0/3000000\tx\n") for 2 .. 4;
 # An agent that has its credentials from the instance, whatever it is told to do.
 sub instance_agent
 {
@@ -94,7 +94,7 @@ sub instance_agent
 	# The keys that the services give live for 6 seconds: each is asked for again before that.
 	say_to_services({ lifetime => 6 });
 	my $before = @{ say_to_services({})->{log} };
-	my @events = instance_agent(map { ({ sleep => 4 }, { op => 'archive', name => "0000000$_.history", path => $history }) } 2 .. 4);
+	my @events = instance_agent(map { ({ sleep => 4 }, { op => 'archive', name => "0000000$_.history" }) } 2 .. 4);
 	is($events[-1]{event}, 'done', 'credentials of 6 seconds, used for longer');
 	cmp_ok(scalar(@{ say_to_services({})->{log} }) - $before, '>=', 9, 'since they were asked for again');
 	normal();

@@ -33,6 +33,7 @@ use Test::More;
 		[ 'a longer pack', $pack, sub { $repository->write($pack, $repository->read($pack) . 'x') }, qr/longer|SHA-256/ ],
 		[ 'another pack in its place', $pack, sub { $repository->copy($other, $pack) }, qr/SHA-256|longer/ ],
 		[ 'a flipped manifest', $manifest, sub { $repository->flip($manifest) }, qr/damaged/ ],
+		[ 'an emptied manifest', $manifest, sub { $repository->write($manifest, '') }, qr/short|damaged/ ],
 		[ 'a flipped segment', $segment, sub { $repository->flip($segment) }, qr/damaged/ ],
 		[ 'a missing segment', $segment, sub { $repository->remove($segment) }, qr/does not exist/ ])
 	{

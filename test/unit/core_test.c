@@ -25,6 +25,12 @@ test_names(void **state)
 		{"7/wal/00000001/000000010000000000000003.frontier", KIND_FRONTIER},
 		{"7/wal/00000002/000000010000000000000003.frontier", KIND_UNKNOWN},
 		{"7/wal/00000001/00000001.frontier", KIND_UNKNOWN},
+		{"7/wal/00000001/000000010000000000000003.00000001.00000000", KIND_TAIL},
+		{"7/wal/00000002/000000010000000000000003.00000001.00000000", KIND_UNKNOWN},
+		{"7/wal/00000001/000000010000000000000003.00000000.00000000", KIND_UNKNOWN},
+		{"7/wal/00000001/000000010000000000000003.00000001.0000000g", KIND_UNKNOWN},
+		{"7/wal/00000001/000000010000000000000003.0000000a.00000000", KIND_UNKNOWN},
+		{"7/wal/00000001/000000010000000000000003.00000001.00000000.0", KIND_UNKNOWN},
 		{"7/wal/00000001/000000010000000000000003.00000028.backup", KIND_BACKUP_HISTORY},
 		{"7/wal/00000002/00000002.history", KIND_HISTORY},
 		{"7/wal/00000000/00000000.history", KIND_UNKNOWN},
@@ -209,9 +215,9 @@ segment_list(const char *text, char (*names)[40], char **files, const char *suff
 {
 	size_t		n = 0;
 
-	for (const char *p = text; *p != '\0'; p += 3 + (p[3] == ' '))
+	for (const char *p = text; *p != '\0'; p += strcspn(p, " "), p += *p == ' ')
 	{
-		wal_segment_name(names[n], p[0] - '0', p[2] - '0', SEG);
+		wal_segment_name(names[n], p[0] - '0', atoi(p + 2), SEG);
 		strcat(names[n], suffix);
 		files[n] = names[n];
 		n++;
@@ -233,24 +239,32 @@ test_plan(void **state)
 		const char *error;		/* NULL: fine */
 		XLogRecPtr	frontier;
 		const char *noted;		/* as wal, in frontier objects */
+		XLogRecPtr	tail_end;
 	}			cases[] = {
-		{"to the end", 1, "1.3 1.4", TARGET_END, NULL, NULL, 5 * SEG, NULL},
-		{"the backup's own segment is missing", 1, "1.4", TARGET_END, NULL, "000000010000000000000003", 0, NULL},
-		{"gap", 1, "1.3 1.5", TARGET_END, NULL, "000000010000000000000004", 0, NULL},
-		{"lsn before a gap", 1, "1.3 1.5", TARGET_LSN, "0/3000200", NULL, 4 * SEG, NULL},
-		{"lsn behind a gap", 1, "1.3 1.5", TARGET_LSN, "0/5000200", "can't be reached", 0, NULL},
-		{"lsn before consistency", 1, "1.3 1.4", TARGET_LSN, "0/3000050", "can't be reached", 0, NULL},
-		{"immediate needs no more", 1, "1.3 1.5", TARGET_IMMEDIATE, NULL, NULL, 4 * SEG, NULL},
-		{"time before the backup's end", 1, "1.3", TARGET_TIME, "1970-01-01 00:00:01Z", "can't be reached", 0, NULL},
-		{"across timelines", 3, "1.3 1.4 2.5 2.6 2.7 3.8", TARGET_END, NULL, NULL, 9 * SEG, NULL},
-		{"the old timeline went on", 3, "1.3 1.4 1.5 1.6 2.5 2.6 2.7 3.8", TARGET_END, NULL, NULL, 9 * SEG, NULL},
-		{"the switch segment is missing", 3, "1.3 1.4 1.5 2.6 2.7 3.8", TARGET_END, NULL, "000000020000000000000005", 0, NULL},
-		{"notes of what is there", 1, "1.3 1.4", TARGET_END, NULL, NULL, 5 * SEG, "1.3 1.4"},
-		{"the newest is missing", 1, "1.3 1.4", TARGET_END, NULL, "000000010000000000000005", 0, "1.3 1.5"},
-		{"the newest two are missing", 1, "1.3 1.4", TARGET_TIME, "1970-01-01 00:00:09Z", "000000010000000000000005", 0, "1.6"},
-		{"lsn before the missing end", 1, "1.3 1.4", TARGET_LSN, "0/4000200", NULL, 5 * SEG, "1.5"},
-		{"noted on a timeline that was left", 3, "1.3 1.4 2.5 2.6 2.7 3.8", TARGET_END, NULL, NULL, 9 * SEG, "1.6 2.9"},
-		{"the target timeline has nothing", 3, "1.3 1.4 2.5 2.6 2.7", TARGET_END, NULL, "000000030000000000000008", 0, NULL},
+		{"to the end", 1, "1.3 1.4", TARGET_END, NULL, NULL, 5 * SEG, NULL, 0},
+		{"the backup's own segment is missing", 1, "1.4", TARGET_END, NULL, "000000010000000000000003", 0, NULL, 0},
+		{"gap", 1, "1.3 1.37", TARGET_END, NULL, "000000010000000000000004", 0, NULL, 0},
+		{"a crash while several were on their way", 1, "1.3 1.5 1.36", TARGET_END, NULL, NULL, 4 * SEG, NULL, 0},
+		{"the same, but it had been archived", 1, "1.3 1.5", TARGET_END, NULL, "000000010000000000000004", 0, "1.5", 0},
+		{"time before a gap", 1, "1.3 1.37", TARGET_TIME, "1970-01-01 00:00:09Z", NULL, 4 * SEG, NULL, 0},
+		{"time after what was archived", 1, "1.3 1.4", TARGET_TIME, "1970-01-01 00:00:11Z", "lies after", 0, NULL, 0},
+		{"lsn in the tail", 1, "1.3 1.4", TARGET_LSN, "0/5000200", NULL, 5 * SEG, NULL, 0x5000300},
+		{"lsn behind the tail", 1, "1.3 1.4", TARGET_LSN, "0/5000301", "can't be reached", 0, NULL, 0x5000300},
+		{"the target timeline has a tail alone", 3, "1.3 1.4 2.5 2.6 2.7", TARGET_END, NULL, NULL, 8 * SEG, NULL, 8 * SEG + 0x300},
+		{"lsn before a gap", 1, "1.3 1.5", TARGET_LSN, "0/3000200", NULL, 4 * SEG, NULL, 0},
+		{"lsn behind a gap", 1, "1.3 1.5", TARGET_LSN, "0/5000200", "can't be reached", 0, NULL, 0},
+		{"lsn before consistency", 1, "1.3 1.4", TARGET_LSN, "0/3000050", "can't be reached", 0, NULL, 0},
+		{"immediate needs no more", 1, "1.3 1.5", TARGET_IMMEDIATE, NULL, NULL, 4 * SEG, NULL, 0},
+		{"time before the backup's end", 1, "1.3", TARGET_TIME, "1970-01-01 00:00:01Z", "can't be reached", 0, NULL, 0},
+		{"across timelines", 3, "1.3 1.4 2.5 2.6 2.7 3.8", TARGET_END, NULL, NULL, 9 * SEG, NULL, 0},
+		{"the old timeline went on", 3, "1.3 1.4 1.5 1.6 2.5 2.6 2.7 3.8", TARGET_END, NULL, NULL, 9 * SEG, NULL, 0},
+		{"the switch segment is missing", 3, "1.3 1.4 1.5 2.6 2.7 3.8", TARGET_END, NULL, "000000020000000000000005", 0, NULL, 0},
+		{"notes of what is there", 1, "1.3 1.4", TARGET_END, NULL, NULL, 5 * SEG, "1.3 1.4", 0},
+		{"the newest is missing", 1, "1.3 1.4", TARGET_END, NULL, "000000010000000000000005", 0, "1.3 1.5", 0},
+		{"the newest two are missing", 1, "1.3 1.4", TARGET_TIME, "1970-01-01 00:00:11Z", "000000010000000000000005", 0, "1.6", 0},
+		{"lsn before the missing end", 1, "1.3 1.4", TARGET_LSN, "0/4000200", NULL, 5 * SEG, "1.5", 0},
+		{"noted on a timeline that was left", 3, "1.3 1.4 2.5 2.6 2.7 3.8", TARGET_END, NULL, NULL, 9 * SEG, "1.6 2.9", 0},
+		{"the target timeline has nothing", 3, "1.3 1.4 2.5 2.6 2.7", TARGET_END, NULL, "000000030000000000000008", 0, NULL, 0},
 	};
 
 	for (int i = 0; i < (int) lengthof(cases); i++)
@@ -259,7 +273,7 @@ test_plan(void **state)
 		.timeline = 1, .start_lsn = 0x3000028, .stop_lsn = 0x3000100, .stopped_at = 5000000};
 		char		names[2][16][40];
 		char	   *files[2][16];
-		WalSet		wal = {files[0], 0, files[1], 0};
+		WalSet		wal = {.files = files[0],.noted = files[1],.tail_end = cases[i].tail_end,.reached_at = 10000000};
 		Target		t = {0};
 		History		h;
 		Plan		plan;

@@ -29,8 +29,8 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
 CHUNK, TAG = 16384, 16
 FRAME_MAX, PACK_MAX = 1 << 20, 64 << 20
-PACK, MANIFEST, SEGMENT, HISTORY, PARTIAL, BACKUP_HISTORY, LINEAGE, FRONTIER = range(1, 9)
-CODEC = {PACK: 0, LINEAGE: 0, FRONTIER: 0, MANIFEST: 1, SEGMENT: 1, HISTORY: 1, PARTIAL: 1, BACKUP_HISTORY: 1}
+PACK, MANIFEST, SEGMENT, HISTORY, PARTIAL, BACKUP_HISTORY, LINEAGE, FRONTIER, TAIL = range(1, 10)
+CODEC = {PACK: 0, LINEAGE: 0, FRONTIER: 0, MANIFEST: 1, SEGMENT: 1, HISTORY: 1, PARTIAL: 1, BACKUP_HISTORY: 1, TAIL: 1}
 
 crc32c = mkPredefinedCrcFun('crc-32c')
 
@@ -59,6 +59,7 @@ NAMES = [(re.compile(pattern + r'\Z', re.A), kind) for pattern, kind in (
     (rf'\d+/backup/{ID}/manifest', MANIFEST),
     (r'\d+/wal/([0-9A-F]{8})/\1[0-9A-F]{16}', SEGMENT),
     (r'\d+/wal/([0-9A-F]{8})/\1[0-9A-F]{16}\.frontier', FRONTIER),
+    (r'\d+/wal/([0-9A-F]{8})/\1[0-9A-F]{16}\.(?!0{8})[0-9A-F]{8}\.[0-9A-F]{8}', TAIL),
     (r'\d+/wal/([0-9A-F]{8})/\1[0-9A-F]{16}\.partial', PARTIAL),
     (r'\d+/wal/([0-9A-F]{8})/\1[0-9A-F]{16}\.[0-9A-F]{8}\.backup', BACKUP_HISTORY),
     (r'\d+/wal/([0-9A-F]{8})/\1\.history', HISTORY))]
@@ -422,6 +423,20 @@ class Repository:
         for segment, problem in problems.items():
             report(segment, problem)
 
+    def segment(self, name):
+        """A segment's bytes: archived, or what the newest incarnation of its tail has (§6), without the zeros behind."""
+        if name in self.names:
+            return self.open(name)
+        pieces = [(int(piece[-17:-9], 16), int(piece[-8:], 16), piece) for piece in self.names
+                  if piece.startswith(name + '.') and kind_of(piece) == TAIL]
+        newest = max((incarnation for incarnation, offset, _ in pieces if offset == 0), default=None)
+        need(newest, 'absent', f'no segment {name}, nor a tail of it')
+        plain = b''
+        for incarnation, offset, piece in sorted(pieces):
+            if incarnation == newest and offset == len(plain):
+                plain += self.open(piece)
+        return plain
+
     def extract(self, backup, out):
         name = next((name for name in self.names if name.endswith(f'/backup/{backup}/manifest')), None)
         need(name, 'absent', f'no backup {backup}')
@@ -490,11 +505,11 @@ def seal_vectors():
 def main():
     parser = argparse.ArgumentParser(description='independent reader of pg_dr repositories')
     commands = parser.add_subparsers(dest='command', required=True)
-    for command in ('open', 'verify', 'extract'):
+    for command in ('open', 'segment', 'verify', 'extract'):
         sub = commands.add_parser(command)
         sub.add_argument('--repository', required=True)
         sub.add_argument('--key-file', required=True)
-        if command == 'open':
+        if command in ('open', 'segment'):
             sub.add_argument('name')
         if command == 'extract':
             sub.add_argument('--backup', required=True)
@@ -508,6 +523,9 @@ def main():
     repository = Repository(args.repository, args.key_file)
     if args.command == 'open':
         sys.stdout.buffer.write(repository.open(args.name))
+        return 0
+    if args.command == 'segment':
+        sys.stdout.buffer.write(repository.segment(args.name))
         return 0
     if args.command == 'extract':
         repository.extract(args.backup, args.outdir)

@@ -11,6 +11,8 @@ use strict;
 use warnings;
 
 use Carp;
+use File::Basename qw(dirname);
+use File::Path qw(make_path);
 use File::Temp ();
 use FindBin;
 use HTTP::Tiny;
@@ -25,6 +27,7 @@ my $directory = File::Temp::tempdir('pgdr_s3_XXXXXX', CLEANUP => 1, DIR => Postg
 sub file
 {
 	my ($name, $text, $mode) = @_;
+	make_path(dirname("$directory/$name"));
 	open my $file, '>', "$directory/$name" or croak "$name: $!";
 	print $file $text;
 	close $file or croak "$name: $!";
@@ -181,10 +184,10 @@ sub agent
 	my ($self, $url, @ops) = @_;
 	my $options = @ops && ref $ops[0] eq 'ARRAY' ? { @{ shift @ops } } : {};
 	my $data = "$directory/data";
-	mkdir $_ for $data, "$data/pg_dynshmem";
+	make_path("$data/pg_dynshmem");
 	my $open = { op => 'open', protocol => 1, version => version(), repository_name => 'main', repository => $url,
 		key_file => key_file(), credentials_file => $self->{credentials}, system_identifier => '7', data_directory => $data,
-		jobs => 2, compression_level => 1, max_rate => 0, hold_at => '', writer => JSON::PP::true, %$options };
+		wal_segment_size => 16 * 1024 * 1024, jobs => 2, compression_level => 1, max_rate => 0, hold_at => '', writer => JSON::PP::true, %$options };
 	delete $open->{$_} for grep { !defined $open->{$_} } keys %$open;
 	my ($in, $out, $err) = ('', '', '');
 	my $run = IPC::Run::start([ 'pg_dr', 'agent' ], '<', \$in, '>', \$out, '2>', \$err, IPC::Run::timeout(180));

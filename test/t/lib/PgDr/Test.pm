@@ -370,25 +370,30 @@ sub descendants
 	return @found;
 }
 
-# Pids of the server's `pg_dr agent` children, the archiver's not among them.
+# Pids of the server's `pg_dr agent` children, those of the archiver and the WAL worker not among them.
 sub agents
 {
 	my ($self) = @_;
-	my $archiver = $self->archiver // 0;
-	return grep { command_line($_) =~ /pg_dr\0agent/ && parent($_) != $archiver } descendants($self->{_pid});
+	my %others = map { $_ => 1 } grep { defined } $self->archiver, $self->wal_worker;
+	return grep { command_line($_) =~ /pg_dr\0agent/ && !$others{ parent($_) } } descendants($self->{_pid});
 }
 
-sub archiver_agent
+sub archiver_agent { return $_[0]->agent_of($_[0]->archiver) }
+sub wal_agent { return $_[0]->agent_of($_[0]->wal_worker) }
+
+sub agent_of
 {
-	my ($self) = @_;
-	my $archiver = $self->archiver // return;
-	return (grep { command_line($_) =~ /pg_dr\0agent/ } descendants($archiver))[0];
+	my ($self, $process) = @_;
+	return $process && (grep { command_line($_) =~ /pg_dr\0agent/ } descendants($process))[0];
 }
 
-sub archiver
+sub archiver { return $_[0]->process(qr/: archiver/) }
+sub wal_worker { return $_[0]->process(qr/: pg_dr WAL worker/) }
+
+sub process
 {
-	my ($self) = @_;
-	return (grep { command_line($_) =~ /: archiver/ } descendants($self->{_pid}))[0];
+	my ($self, $title) = @_;
+	return (grep { command_line($_) =~ $title } descendants($self->{_pid}))[0];
 }
 
 sub command_line
@@ -431,6 +436,13 @@ sub wait_held
 {
 	my ($self, $step, $offset) = @_;
 	return $self->wait_for_log(qr/held at (step )?"?\Q$step\E/, $offset // 0);
+}
+
+# Does it take a connection just now?
+sub raw_connect_works
+{
+	my ($self) = @_;
+	return PostgreSQL::Test::Utils::run_log([ 'pg_isready', '-q', '-h', $self->host, '-p', $self->port ]);
 }
 
 # The server has not restarted since: neither postmaster nor shared memory.

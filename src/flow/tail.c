@@ -1,0 +1,586 @@
+/*
+ * tail.c
+ *	  The unfinished segment, shipped in pieces while it is written.
+ *
+ * The clock of an interval runs from the first byte that was not shipped.  So
+ * an idle server ships nothing, and one that fills segments faster than that
+ * ships nothing either: before the interval is over the segment is the
+ * archiver's.
+ *
+ * Copyright (c) 2026, pg_dr contributors
+ */
+#include "flow/tail.h"
+
+#include <fcntl.h>
+#include <pthread.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "core/step.h"
+#include "flow/wal.h"
+
+#define PIECES_AT_ONCE		4
+#define PIECES_OF_A_SEGMENT	1024	/* then a new incarnation begins, so that readers have few to fetch */
+#define PENDING_MAX			(64 * 1024 * 1024)
+
+typedef enum PieceState
+{
+	PIECE_FREE,
+	PIECE_WAITS,
+	PIECE_RUNS,
+	PIECE_DONE,					/* durable, but something before it is not */
+	PIECE_FAILED
+} PieceState;
+
+typedef struct Piece
+{
+	PieceState	state;
+	TailName	name;
+	XLogRecPtr	begin;
+	XLogRecPtr	end;
+	int64		since;			/* when its first byte came */
+	Bytes		plain;
+	uint64		size;			/* as stored */
+	DrError		err;
+} Piece;
+
+struct Tail
+{
+	TailOptions o;
+	TimeLineID	tli;
+	int			wakeup;
+
+	pthread_mutex_t lock;
+	pthread_cond_t work;
+
+	uint32		incarnation;
+	XLogRecPtr	must_cover;		/* L2 */
+	XLogRecPtr	received;
+	Bytes		pending;		/* received, not in a piece, all of one segment */
+	int64		pending_since;	/* by the clock on the wall; and */
+	int64		pending_begun;	/* the same by the one that nobody sets */
+	uint32		pieces_of_segment;	/* of the one that is received just now */
+	XLogRecPtr	left_end;		/* what is left to the archiver ends here */
+	int64		left_since;
+	XLogRecPtr	durable;		/* L1 */
+	XLogRecPtr	first_segment;	/* that we ship: what is before is the archiver's */
+
+	int			interval_ms;
+	bool		synchronous;
+	Piece		pieces[PIECES_AT_ONCE];
+
+	TailName   *stored;			/* not removed yet */
+	size_t		n_stored;
+	TailName   *unwanted;		/* to be removed */
+	size_t		n_unwanted;
+	bool		remove_failed;	/* said once */
+
+	uint64		total_pieces;
+	uint64		total_bytes;
+};
+
+static XLogRecPtr
+segment_begin(const Tail *t, XLogRecPtr lsn)
+{
+	return lsn - lsn % t->o.segment_size;
+}
+
+static void
+wake(Tail *t)
+{
+	uint64		one = 1;
+	ssize_t		ignored = write(t->wakeup, &one, sizeof(one));
+
+	(void) ignored;				/* full: then it is awake */
+}
+
+int
+tail_wakeup_fd(Tail *t)
+{
+	return t->wakeup;
+}
+
+/* ---- names that are stored ---- */
+
+static void
+remember(TailName **list, size_t *n, const TailName *name)
+{
+	*list = array_room(*list, *n, sizeof(TailName));
+	(*list)[(*n)++] = *name;
+}
+
+/* The lock is held.  Move those for which it is true to the unwanted ones. */
+static void
+drop_where(Tail *t, bool (*unwanted) (const TailName *name, const void *arg), const void *arg)
+{
+	size_t		kept = 0;
+
+	for (size_t i = 0; i < t->n_stored; i++)
+	{
+		if (unwanted(&t->stored[i], arg))
+			remember(&t->unwanted, &t->n_unwanted, &t->stored[i]);
+		else
+			t->stored[kept++] = t->stored[i];
+	}
+	t->n_stored = kept;
+	if (t->n_unwanted > 0)
+		pthread_cond_signal(&t->work);
+}
+
+static bool
+segment_is_archived(const TailName *name, const void *last)
+{
+	return strcmp(name->segment, last) <= 0;
+}
+
+static bool
+is_superseded(const TailName *name, const void *newest)
+{
+	const TailName *by = newest;
+
+	return strcmp(name->segment, by->segment) == 0 && name->incarnation < by->incarnation;
+}
+
+/* What could not be removed is left to retention. */
+static void
+remove_unwanted(Tail *t)
+{
+	TailName   *list = t->unwanted;
+	size_t		n = t->n_unwanted;
+	ObjectName *names = pg_malloc(n * sizeof(ObjectName));
+	const char **pointers = pg_malloc(n * sizeof(char *));
+	DrError		err;
+	bool		ok;
+
+	t->unwanted = NULL;
+	t->n_unwanted = 0;
+	pthread_mutex_unlock(&t->lock);
+	for (size_t i = 0; i < n; i++)
+	{
+		name_tail(names[i], t->o.sysid, &list[i]);
+		pointers[i] = names[i];
+	}
+	ok = store_remove(t->o.repo->store, pointers, n, &err);
+	free(list);
+	free(names);
+	free(pointers);
+	pthread_mutex_lock(&t->lock);
+	if (!ok && !t->remove_failed)
+		fprintf(stderr, "could not remove pieces of archived segments, which are left to retention: %s\n", err.message);
+	t->remove_failed = !ok;
+}
+
+/* ---- pieces ---- */
+
+static bool
+store_piece(Tail *t, Piece *p, WalWorkspace *space, DrError *err)
+{
+	ObjectName	name;
+	uint8		hash[32];
+
+	name_tail(name, t->o.sysid, &p->name);
+	if (!wal_seal(t->o.repo, space, &p->plain, name, err) ||
+		(t->o.may_store != NULL && !t->o.may_store(t->o.arg, err)))
+		return false;
+	step_reached("tail.sealed");
+	if (repository_put(t->o.repo, &space->sealed, name, hash, err) != STORE_OK)
+	{
+		if (err->code == DR_CONFLICT)
+			dr_hint(err, "Two servers write the same timeline. Stop the one that should not; "
+					"the object is unchanged.");
+		return false;
+	}
+	step_reached("tail.stored");
+	p->size = space->sealed.size;
+	return true;
+}
+
+/* The lock is held.  L1. */
+static void
+advance(Tail *t)
+{
+	bool		moved = t->durable != InvalidXLogRecPtr;
+
+	while (moved)
+	{
+		moved = false;
+		for (int i = 0; i < PIECES_AT_ONCE; i++)
+		{
+			Piece	   *p = &t->pieces[i];
+
+			if (p->state != PIECE_DONE || p->begin > t->durable)
+				continue;
+			t->durable = Max(t->durable, p->end);
+			p->state = PIECE_FREE;
+			moved = true;
+		}
+	}
+}
+
+/* The lock is held. */
+static void
+piece_is_stored(Tail *t, Piece *p)
+{
+	p->state = PIECE_DONE;
+	t->total_pieces++;
+	t->total_bytes += p->size;
+	remember(&t->stored, &t->n_stored, &p->name);
+	if (p->name.offset == 0)
+		drop_where(t, is_superseded, &p->name); /* L3 */
+	advance(t);
+}
+
+static Piece *
+next_piece(Tail *t)
+{
+	Piece	   *next = NULL;
+
+	for (int i = 0; i < PIECES_AT_ONCE; i++)
+	{
+		Piece	   *p = &t->pieces[i];
+
+		if (p->state == PIECE_WAITS && (next == NULL || p->end < next->end))
+			next = p;
+	}
+	return next;
+}
+
+static void
+run_piece(Tail *t, Piece *p, WalWorkspace *space)
+{
+	bool		ok;
+
+	p->state = PIECE_RUNS;
+	pthread_mutex_unlock(&t->lock);
+	ok = store_piece(t, p, space, &p->err);
+	pthread_mutex_lock(&t->lock);
+	if (ok)
+		piece_is_stored(t, p);
+	else
+		p->state = PIECE_FAILED;
+	wake(t);
+}
+
+static void *
+work(void *arg)
+{
+	Tail	   *t = arg;
+	WalWorkspace space;
+
+	wal_workspace_init(&space, t->o.level);
+	pthread_mutex_lock(&t->lock);
+	for (;;)
+	{
+		Piece	   *p = next_piece(t);
+
+		if (p != NULL)
+			run_piece(t, p, &space);
+		else if (t->n_unwanted > 0)
+			remove_unwanted(t);
+		else
+			pthread_cond_wait(&t->work, &t->lock);
+	}
+	return NULL;
+}
+
+/* ---- in ---- */
+
+static Piece *
+free_piece(Tail *t)
+{
+	for (int i = 0; i < PIECES_AT_ONCE; i++)
+		if (t->pieces[i].state == PIECE_FREE)
+			return &t->pieces[i];
+	return NULL;
+}
+
+/* The beginning of the segment once more, from the server's file: all of it was flushed. */
+static bool
+read_beginning(const Tail *t, const char *segment, size_t n, Bytes *out, DrError *err)
+{
+	char	   *path = psprintf("%s/pg_wal/%s", t->o.data_directory, segment);
+	int			fd = open(path, O_RDONLY | O_CLOEXEC);
+	bool		ok = fd >= 0;
+
+	bytes_reserve(out, n);
+	while (ok && out->len < n)
+	{
+		ssize_t		r = pread(fd, out->data + out->len, n - out->len, out->len);
+
+		if (r < 0 && errno == EINTR)
+			continue;
+		ok = r > 0;
+		out->len += ok ? r : 0;
+	}
+	if (!ok)
+		dr_error(err, DR_IO, "could not read WAL file \"%s\": %s", path, fd < 0 ? strerror(errno) : "it is too short");
+	if (fd >= 0)
+		close(fd);
+	pfree(path);
+	return ok;
+}
+
+/* The lock is held, there is a free piece, and something to put into it. */
+static bool
+make_piece(Tail *t, DrError *err)
+{
+	Piece	   *p = free_piece(t);
+	XLogRecPtr	begin = t->received - t->pending.len;
+	XLogRecPtr	first = segment_begin(t, begin);
+
+	p->plain.len = 0;
+	p->since = t->pending_since;
+	wal_segment_name(p->name.segment, t->tli, begin / t->o.segment_size, t->o.segment_size);
+	if (t->pieces_of_segment >= PIECES_OF_A_SEGMENT)
+	{
+		if (!read_beginning(t, p->name.segment, begin - first, &p->plain, err))
+			return false;
+		t->incarnation++;
+		t->pieces_of_segment = 0;
+		begin = first;
+	}
+	bytes_append(&p->plain, t->pending.data, t->pending.len);
+	t->pending.len = 0;
+	t->pieces_of_segment++;
+	p->begin = begin;
+	p->end = t->received;
+	p->name.incarnation = t->incarnation;
+	p->name.offset = (uint32) (begin - first);
+	p->state = PIECE_WAITS;
+	pthread_cond_signal(&t->work);
+	return true;
+}
+
+/* The lock is held: the last byte of a segment has come (L4). */
+static bool
+end_segment(Tail *t, DrError *err)
+{
+	if (t->pending.len > 0 && t->synchronous && free_piece(t) != NULL)
+	{
+		if (!make_piece(t, err))
+			return false;
+	}
+	else if (t->pending.len > 0)
+	{
+		if (t->left_end <= t->durable)
+			t->left_since = t->pending_since;
+		t->left_end = t->received;
+		t->pending.len = 0;
+	}
+	t->pieces_of_segment = 0;
+	return true;
+}
+
+bool
+tail_has_room(Tail *t)
+{
+	bool		room;
+
+	pthread_mutex_lock(&t->lock);
+	room = t->pending.len < Min(PENDING_MAX, t->o.segment_size) || free_piece(t) != NULL;
+	pthread_mutex_unlock(&t->lock);
+	return room;
+}
+
+bool
+tail_feed(Tail *t, XLogRecPtr begin, const void *data, size_t n, DrError *err)
+{
+	const char *from = data;
+	bool		ok = true;
+
+	if (begin != t->received)
+		return dr_error(err, DR_IO, "the WAL stream does not go on where it was");
+	pthread_mutex_lock(&t->lock);
+	while (ok && n > 0)
+	{
+		size_t		left = t->o.segment_size - t->received % t->o.segment_size;
+		size_t		take = Min(n, left);
+
+		if (t->pending.len == 0)
+		{
+			t->pending_since = time_now();
+			t->pending_begun = monotonic_now();
+		}
+		bytes_append(&t->pending, from, take);
+		t->received += take;
+		from += take;
+		n -= take;
+		if (take == left)
+			ok = end_segment(t, err);
+	}
+	pthread_mutex_unlock(&t->lock);
+	return ok;
+}
+
+/* ---- out ---- */
+
+/* The lock is held.  L2, L5. */
+static int64
+due_at(const Tail *t)
+{
+	if (t->pending.len == 0 || t->received < t->must_cover ||
+		t->durable == InvalidXLogRecPtr || t->left_end > t->durable)
+		return INT64CONST(0x7fffffffffffffff);
+	if (t->synchronous || t->pending.len >= PENDING_MAX)
+		return 0;
+	return t->pending_begun + (int64) t->interval_ms * 1000;
+}
+
+bool
+tail_ship(Tail *t, DrError *err)
+{
+	uint64		woken;
+	ssize_t		ignored = read(t->wakeup, &woken, sizeof(woken));
+	bool		ok = true;
+
+	(void) ignored;				/* nothing there: nobody woke us */
+	pthread_mutex_lock(&t->lock);
+	for (int i = 0; ok && i < PIECES_AT_ONCE; i++)
+		if (t->pieces[i].state == PIECE_FAILED)
+		{
+			*err = t->pieces[i].err;
+			ok = false;
+		}
+	if (ok && due_at(t) <= monotonic_now() && free_piece(t) != NULL)
+		ok = make_piece(t, err);
+	pthread_mutex_unlock(&t->lock);
+	return ok;
+}
+
+int
+tail_due_in(Tail *t)
+{
+	int64		at;
+	int64		now = monotonic_now();
+
+	pthread_mutex_lock(&t->lock);
+	at = free_piece(t) == NULL ? now + 1000000 : due_at(t); /* a piece that ends wakes us */
+	pthread_mutex_unlock(&t->lock);
+	return (int) Max(Min((at - now + 999) / 1000, 1000), 0);
+}
+
+/* ---- what others say ---- */
+
+void
+tail_archived(Tail *t, const char *segment)
+{
+	WalFile		wal;
+	XLogRecPtr	end;
+
+	if (!wal_file_parse(segment, &wal) || wal.kind != KIND_WAL || wal.timeline != t->tli)
+		return;
+	end = (wal_segment_number(&wal, t->o.segment_size) + 1) * t->o.segment_size;
+	pthread_mutex_lock(&t->lock);
+	if (end >= t->first_segment && end > t->durable)
+		t->durable = end;
+	for (int i = 0; i < PIECES_AT_ONCE; i++)
+		if (t->pieces[i].state == PIECE_WAITS && t->pieces[i].end <= end)
+			t->pieces[i].state = PIECE_FREE;	/* L4 */
+	advance(t);
+	drop_where(t, segment_is_archived, segment);	/* L3 */
+	pthread_mutex_unlock(&t->lock);
+	wake(t);
+}
+
+void
+tail_pace(Tail *t, int interval_ms, bool synchronous)
+{
+	pthread_mutex_lock(&t->lock);
+	t->interval_ms = interval_ms;
+	t->synchronous = synchronous;
+	pthread_mutex_unlock(&t->lock);
+	wake(t);
+}
+
+/* The lock is held. */
+static int64
+earlier(int64 a, int64 b)
+{
+	return a == 0 || b < a ? b : a;
+}
+
+void
+tail_status(Tail *t, TailStatus *s)
+{
+	memset(s, 0, sizeof(*s));
+	pthread_mutex_lock(&t->lock);
+	s->received = t->received;
+	s->durable = t->durable;
+	s->pieces = t->total_pieces;
+	s->bytes = t->total_bytes;
+	if (t->left_end > t->durable)
+		s->waiting_since = t->left_since;
+	for (int i = 0; i < PIECES_AT_ONCE; i++)
+		if (t->pieces[i].state != PIECE_FREE && t->pieces[i].end > t->durable)
+			s->waiting_since = earlier(s->waiting_since, t->pieces[i].since);
+	if (t->pending.len > 0)
+		s->waiting_since = earlier(s->waiting_since, t->pending_since);
+	pthread_mutex_unlock(&t->lock);
+}
+
+/* ---- the beginning ---- */
+
+/*
+ * The incarnations that are there already, from this segment on and a little
+ * before: we are the next one, and what they left is known for removal.
+ */
+static bool
+find_incarnation(Tail *t, uint64 segno, DrError *err)
+{
+	char		prefix[64];
+	char		segment[25];
+	ObjectName	after;
+	Listing		l;
+
+	wal_segment_name(segment, t->tli, segno - Min(segno, WAL_WINDOW), t->o.segment_size);
+	name_wal(after, t->o.sysid, segment);
+	snprintf(prefix, sizeof(prefix), "%s/wal/%08X/", t->o.sysid, t->tli);
+	if (!repository_list_after(t->o.repo, prefix, after, &l, err))
+		return false;
+	t->incarnation = 1;
+	for (size_t i = 0; i < l.n; i++)
+	{
+		TailName	name;
+
+		if (!tail_name_parse(l.names[i], &name))
+			continue;
+		t->incarnation = Max(t->incarnation, name.incarnation + 1);
+		remember(&t->stored, &t->n_stored, &name);
+	}
+	listing_free(&l);
+	return true;
+}
+
+static bool
+start_threads(Tail *t, DrError *err)
+{
+	for (int i = 0; i < PIECES_AT_ONCE; i++)
+	{
+		pthread_t	thread;
+		int			rc = pthread_create(&thread, NULL, work, t);
+
+		if (rc != 0)
+			return dr_error(err, DR_INTERNAL, "could not start a thread: %s", strerror(rc));
+	}
+	return true;
+}
+
+Tail *
+tail_new(const TailOptions *options, TimeLineID tli, XLogRecPtr flushed, XLogRecPtr *from, DrError *err)
+{
+	Tail	   *t = pg_malloc0(sizeof(*t));
+
+	t->o = *options;
+	t->tli = tli;
+	t->interval_ms = 1000;
+	pthread_mutex_init(&t->lock, NULL);
+	pthread_cond_init(&t->work, NULL);
+	t->must_cover = flushed;
+	t->received = t->first_segment = *from = segment_begin(t, flushed);
+	t->wakeup = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+	if (t->wakeup >= 0 && find_incarnation(t, flushed / t->o.segment_size, err) && start_threads(t, err))
+		return t;
+	if (t->wakeup < 0)
+		dr_error(err, DR_INTERNAL, "could not create an event: %s", strerror(errno));
+	return NULL;				/* the process ends with the op */
+}

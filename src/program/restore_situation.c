@@ -1,0 +1,435 @@
+/*
+ * restore_situation.c
+ *	  What a restore knows before it writes anything.
+ *
+ * Copyright (c) 2026, pg_dr contributors
+ */
+#include "program/restore_situation.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "flow/aside.h"
+#include "flow/wal_serve.h"
+#include "program/report.h"
+
+/* Requests at once when segments are looked at. */
+#define CHECKERS	16
+
+/* ---- the archive ---- */
+
+static bool
+load_wal(void *arg, DrError *err)
+{
+	Situation  *s = arg;
+	char	   *prefix = psprintf("%s/wal/", s->sysid);
+	bool		ok = repository_list(&s->repo, prefix, true, &s->wal_objects, err);
+
+	pfree(prefix);
+	if (!ok)
+		return false;
+	s->wal.files = pg_malloc(sizeof(char *) * (s->wal_objects.n + 1));
+	s->wal.noted = pg_malloc(sizeof(char *) * (s->wal_objects.n + 1));
+	for (size_t i = 0; i < s->wal_objects.n; i++)
+	{
+		ObjectKind	kind = object_kind(s->wal_objects.names[i]);
+		char	   *file = strrchr(s->wal_objects.names[i], '/') + 1;
+
+		if (kind == KIND_WAL)
+			s->wal.files[s->wal.n++] = file;
+		else if (kind == KIND_FRONTIER)
+			s->wal.noted[s->wal.n_noted++] = file;
+	}
+	return true;
+}
+
+static bool
+load_history(Situation *s, TimeLineID tli, History *h, DrError *err)
+{
+	char		file[32];
+	Bytes		text = {0};
+	SealHeader	header;
+	bool		ok;
+
+	if (tli == 1)
+	{
+		history_single(h, 1);
+		return true;
+	}
+	snprintf(file, sizeof(file), "%08X.history", tli);
+	if (wal_fetch(&s->repo, s->sysid, file, &text, &header, err) != STORE_OK)
+	{
+		if (err->code == DR_ABSENT)
+			dr_hint(err, "The history of timeline %u is not archived; give another --target-timeline.", tli);
+		return false;
+	}
+	ok = history_parse(h, tli, (char *) text.data, text.len, file, err);
+	bytes_free(&text);
+	return ok;
+}
+
+/*
+ * The newest timeline of which anything is archived.  A timeline without its
+ * history file is a hole that must not be overlooked.
+ */
+static bool
+latest_timeline(Situation *s, TimeLineID *tli, DrError *err)
+{
+	*tli = 1;
+	for (size_t i = 0; i < s->wal_objects.n; i++)
+	{
+		WalFile		w;
+
+		if (object_kind(s->wal_objects.names[i]) != KIND_UNKNOWN &&
+			wal_file_parse(strrchr(s->wal_objects.names[i], '/') + 1, &w))
+			*tli = Max(*tli, w.timeline);
+	}
+	return true;
+}
+
+static bool
+choose_history(Situation *s, const RestoreOptions *o, DrError *err)
+{
+	TimeLineID	tli;
+	char	   *end;
+
+	if (o->timeline == NULL || strcmp(o->timeline, "latest") == 0)
+		return latest_timeline(s, &tli, err) && load_history(s, tli, &s->history, err);
+	tli = (TimeLineID) strtoul(o->timeline, &end, 10);
+	if (*end != '\0' || tli == 0 || o->timeline[0] == '-')
+		return dr_error(err, DR_CONFIG, "\"%s\" is not a timeline", o->timeline);
+	return load_history(s, tli, &s->history, err);
+}
+
+/* ---- the backup ---- */
+
+static void
+warn_of_incomplete(const Situation *s)
+{
+	for (size_t i = 0; i < s->backups.n; i++)
+	{
+		const BackupEntry *e = &s->backups.v[i];
+		ObjectName	name;
+
+		name_manifest(name, s->sysid, e->id);
+		if (!e->has_manifest)
+			report_warning("backup %s is in progress or was interrupted: object \"%s\" does not exist", e->id, name);
+		else if (!e->sound)
+			report_warning("backup %s can't be used: %s", e->id, e->error.message);
+	}
+}
+
+/* The one with the least WAL to replay; ids tell no order within a second. */
+static BackupEntry *
+newest_suitable(const Situation *s, const Target *t)
+{
+	BackupEntry *newest = NULL;
+
+	for (size_t i = 0; i < s->backups.n; i++)
+	{
+		BackupEntry *e = &s->backups.v[i];
+
+		if (e->sound && plan_backup_suits(&e->info, &s->history, t) &&
+			(newest == NULL || e->info.stop_lsn >= newest->info.stop_lsn))
+			newest = e;
+	}
+	return newest;
+}
+
+static bool
+no_backup(const Situation *s, const Target *t, DrError *err)
+{
+	BackupEntry *first = NULL;
+	char		when[TIME_TEXT_MAX];
+	char		lsn[LSN_TEXT_MAX];
+
+	for (size_t i = s->backups.n; i-- > 0;)
+		if (s->backups.v[i].sound)
+			first = &s->backups.v[i];
+	if (first == NULL)
+	{
+		dr_error(err, DR_ABSENT, "the repository holds no complete backup of cluster %s", s->sysid);
+		if (s->backups.n > 0)
+		{
+			BackupEntry *e = &s->backups.v[s->backups.n - 1];
+			ObjectName	name;
+
+			name_manifest(name, s->sysid, e->id);
+			if (e->has_manifest)
+				dr_detail(err, "Backup %s: %s.  %s", e->id, e->error.message, e->error.detail);
+			else
+				dr_detail(err, "Backup %s has no manifest: object \"%s\" does not exist.", e->id, name);
+		}
+		return false;
+	}
+	time_format(when, first->info.stopped_at);
+	lsn_format(lsn, first->info.stop_lsn);
+	dr_error(err, DR_CONFIG, "no backup is old enough for the target on timeline %u", s->history.v[s->history.n - 1].tli);
+	dr_detail(err, "The oldest backup, %s on timeline %u, is consistent from %s (location %s) on.",
+			  first->id, first->info.timeline, when, lsn);
+	return dr_hint(err, "Give a later target, or another --target-timeline.");
+}
+
+static bool
+choose_backup(Situation *s, const RestoreOptions *o, BackupEntry **out, DrError *err)
+{
+	ObjectName	name;
+
+	*out = NULL;
+	if (o->backup == NULL)
+	{
+		*out = newest_suitable(s, &o->target);
+		return *out != NULL || no_backup(s, &o->target, err);
+	}
+	for (size_t i = 0; i < s->backups.n; i++)
+		if (strcmp(s->backups.v[i].id, o->backup) == 0)
+			*out = &s->backups.v[i];
+	if (*out == NULL || !(*out)->has_manifest)
+	{
+		name_manifest(name, s->sysid, o->backup);
+		dr_error(err, DR_ABSENT, "backup %s does not exist", o->backup);
+		dr_detail(err, "Object \"%s\" does not exist.", name);
+		return dr_hint(err, "See pg_dr list.");
+	}
+	if (!(*out)->sound)
+	{
+		*err = (*out)->error;
+		return false;
+	}
+	return true;
+}
+
+/* ---- how far recovery can come ---- */
+
+static bool
+has_tail(const Situation *s, const char *segment)
+{
+	for (size_t i = 0; i < s->wal_objects.n; i++)
+	{
+		TailName	tail;
+
+		if (tail_name_parse(s->wal_objects.names[i], &tail) && strcmp(tail.segment, segment) == 0)
+			return true;
+	}
+	return false;
+}
+
+/* When the last segment of the row was stored: no later time can be reached with it. */
+static bool
+time_of_row(Situation *s, const BackupInfo *b, uint64 end, DrError *err)
+{
+	Bytes		plain = {0};
+	SealHeader	header = {0};
+	char		last[25];
+	bool		ok;
+
+	if (end <= b->start_lsn / b->wal_segment_size)
+		return true;			/* there is no row; the plan will say so */
+	wal_segment_name(last, history_segment_timeline(&s->history, end - 1, b->wal_segment_size), end - 1,
+					 b->wal_segment_size);
+	ok = wal_fetch(&s->repo, s->sysid, last, &plain, &header, err) == STORE_OK;
+	bytes_free(&plain);
+	s->wal.reached_at = header.created;
+	return ok;
+}
+
+/*
+ * What lies behind the row of archived segments: whole segments that only the
+ * tail has belong to the row; of the last one, what there is counts.
+ */
+static bool
+look_at_tail(Situation *s, const BackupInfo *b, const Target *t, DrError *err)
+{
+	WalServe	serve = {.repo = &s->repo,.sysid = s->sysid,.segment_size = b->wal_segment_size,.threads = 4};
+	Bytes		plain = {0};
+	char		segment[25];
+	uint64		end = plan_row_end(b, &s->history, &s->wal, segment);
+	bool		ok = true;
+
+	if (t->kind == TARGET_TIME && !time_of_row(s, b, end, err))
+		return false;
+	while (ok && t->kind != TARGET_IMMEDIATE && has_tail(s, segment))
+	{
+		StoreResult r = wal_serve(&serve, segment, &plain, err);
+
+		if (r == STORE_FAILED)
+		{
+			ok = err->code == DR_DAMAGED;	/* or behind a gap: the plan knows whether it is needed */
+			s->tail_damaged = true;
+			s->tail_error = *err;
+		}
+		if (r != STORE_OK)
+			break;
+		s->wal.tail_end = end * b->wal_segment_size + serve.assembled.len;
+		s->wal.reached_at = serve.stored_at;
+		if (serve.assembled.len < b->wal_segment_size)
+			break;
+		wal_set_add(&s->wal, segment);
+		end = plan_row_end(b, &s->history, &s->wal, segment);
+	}
+	bytes_free(&plain);
+	wal_serve_free(&serve);
+	return ok;
+}
+
+/* Recovery would come upon it, and abort. */
+static bool
+check_tail(const Situation *s, const Target *t, DrError *err)
+{
+	if (!s->tail_damaged || t->kind == TARGET_IMMEDIATE || t->kind == TARGET_LSN || t->kind == TARGET_TIME)
+		return true;			/* what the plan allows lies before */
+	*err = s->tail_error;
+	return dr_hint(err, "Give --target-lsn or --target-time before it, or remove the damaged piece: "
+				   "recovery then ends before it.");
+}
+
+/* ---- is the WAL what was stored? ---- */
+
+typedef struct Check
+{
+	Situation  *s;
+	uint64		first;			/* segments, the last one not included */
+	uint64		end;
+	_Atomic(uint64) next;
+	_Atomic(uint64) damaged;	/* the first one; end: none */
+	pthread_mutex_t lock;
+	DrError		why;			/* of that one */
+} Check;
+
+static int
+compare_names(const void *a, const void *b)
+{
+	return strcmp(*(char *const *) a, *(char *const *) b);
+}
+
+/* Size as listed; false for one that only the tail has, which was opened already. */
+static bool
+listed_size(const Situation *s, const char *name, uint64 *size)
+{
+	char	  **found = bsearch(&name, s->wal_objects.names, s->wal_objects.n, sizeof(char *), compare_names);
+
+	if (found != NULL)
+		*size = s->wal_objects.sizes[found - s->wal_objects.names];
+	return found != NULL;
+}
+
+static void
+note_damage(Check *c, uint64 segno, const DrError *why)
+{
+	pthread_mutex_lock(&c->lock);
+	if (segno < atomic_load(&c->damaged))
+	{
+		atomic_store(&c->damaged, segno);
+		c->why = *why;
+	}
+	pthread_mutex_unlock(&c->lock);
+}
+
+static bool
+check_segments(void *arg, DrError *err)
+{
+	Check	   *c = arg;
+	const BackupInfo *b = c->s->plan.backup;
+	uint64		segno;
+
+	while ((segno = atomic_fetch_add(&c->next, 1)) < c->end && segno < atomic_load(&c->damaged))
+	{
+		char		file[25];
+		ObjectName	name;
+		SealHeader	header;
+		uint64		size;
+		DrError		why;
+
+		wal_segment_name(file, history_segment_timeline(&c->s->history, segno, b->wal_segment_size), segno,
+						 b->wal_segment_size);
+		name_wal(name, c->s->sysid, file);
+		if (!listed_size(c->s, name, &size) || repository_check_ends(&c->s->repo, name, size, &header, &why))
+			continue;
+		if (why.code != DR_DAMAGED && why.code != DR_ABSENT)
+		{
+			*err = why;
+			return false;
+		}
+		note_damage(c, segno, &why);
+	}
+	return true;
+}
+
+/* A time before the damage can be reached all the same. */
+static bool
+time_lies_before(Situation *s, const Target *t, uint64 damaged)
+{
+	DrError		ignored;
+
+	return t->kind == TARGET_TIME && time_of_row(s, s->plan.backup, damaged, &ignored) &&
+		t->time <= s->wal.reached_at;
+}
+
+/*
+ * Every segment that recovery will want, by beginning and end: one that is cut,
+ * swapped or under a wrong name is found before anything is written.
+ */
+static bool
+check_wal(Situation *s, const Target *t, DrError *err)
+{
+	const BackupInfo *b = s->plan.backup;
+	uint32		size = b->wal_segment_size;
+	XLogRecPtr	end = t->kind == TARGET_IMMEDIATE ? b->stop_lsn : t->kind == TARGET_LSN ? t->lsn + 1 : s->plan.frontier;
+	Check		c = {.s = s,.first = b->start_lsn / size,.lock = PTHREAD_MUTEX_INITIALIZER};
+	char		file[25];
+	char		from[LSN_TEXT_MAX];
+	char		to[LSN_TEXT_MAX];
+
+	c.end = (Min(end, s->plan.frontier) + size - 1) / size;
+	c.next = c.first;
+	c.damaged = c.end;
+	if (!aside_together(CHECKERS, check_segments, &c, err))
+		return false;
+	if (c.damaged == c.end || time_lies_before(s, t, c.damaged))
+		return true;
+	wal_segment_name(file, history_segment_timeline(&s->history, c.damaged, size), c.damaged, size);
+	lsn_format(from, c.damaged * size);
+	lsn_format(to, (c.damaged + 1) * size);
+	dr_error(err, DR_DAMAGED, "WAL segment \"%s\" in the repository is damaged", file);
+	dr_detail(err, "WAL from %s to %s can't be recovered: %s.  %s", from, to, c.why.message, c.why.detail);
+	return dr_hint(err, "Recovery can't go past this gap: give --target-lsn or --target-time before it, "
+				   "a backup after it, or bring the object back from a copy.");
+}
+
+/* ---- the whole ---- */
+
+bool
+situation_make(Situation *s, const RestoreOptions *o, DrError *err)
+{
+	BackupEntry *backup;
+	Aside		wal;
+	bool		listed;
+	DrError		wal_err;
+
+	if (!access_open(&o->access, true, &s->repo, err) ||
+		!access_choose_system(&o->access, &s->repo, s->sysid, err))
+		return false;
+	aside_start(&wal, load_wal, s);
+	listed = inventory_backups(&s->repo, s->sysid, &s->backups, err);
+	if (!aside_join(&wal, &wal_err) && listed)
+	{
+		*err = wal_err;
+		listed = false;
+	}
+	if (!listed)
+		return false;
+	warn_of_incomplete(s);
+	if (!choose_history(s, o, err) ||
+		!choose_backup(s, o, &backup, err) ||
+		!look_at_tail(s, &backup->info, &o->target, err) ||
+		!plan_make(&s->plan, &backup->info, &s->history, &s->wal, &o->target, err) ||
+		!check_tail(s, &o->target, err) ||
+		!check_wal(s, &o->target, err) ||
+		!restore_prepare(&s->restore, &s->repo, s->sysid, backup, o->pgdata, err))
+		return false;
+	s->restore.jobs = o->jobs;
+	for (int i = 0; i < o->n_mappings; i++)
+		if (!restore_remap(&s->restore, o->mappings[i], err))
+			return false;
+	return restore_check_targets(&s->restore, err);
+}

@@ -1,0 +1,713 @@
+/*
+ * wal_spool.c
+ *	  A process that fetches WAL ahead of recovery.
+ *
+ * restore_command runs once per file, and recovery waits for it.  So the first
+ * wal-get leaves a process behind (of the server's user, in a session of its own) that keeps the repository open and fetches
+ * what recovery will want next, several files at once, into
+ *
+ *		<directory of the destination>/pg_dr.spool/		socket, lock, <file>, temporaries
+ *
+ * A later wal-get asks for its file by the socket and renames it into place.
+ * How far it fetches ahead doubles with each file that was wanted, up to
+ * SPOOL_FILES or SPOOL_BYTES, and is nothing after one that does not exist: a
+ * standby that waits for the next segment costs one question a time.
+ *
+ * Only the file that is asked for is ever called absent, by wal_serve's rules;
+ * what fetching ahead did not find, or could not get, is asked for again.
+ *
+ * The process goes when nobody asks for a while, when the server that it works
+ * for is gone, or when its directory is.  It removes what it fetched; after a
+ * kill the next one does.
+ *
+ * Copyright (c) 2026, pg_dr contributors
+ */
+#include "postgres_fe.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <jansson.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <sys/file.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "core/step.h"
+#include "core/timeline.h"
+#include "flow/wal_serve.h"
+#include "program/agent.h"
+#include "program/wal_spool.h"
+
+#define SPOOL_DIR		"pg_dr.spool"
+#define SPOOL_FILES		32
+#define SPOOL_BYTES		(512 * 1024 * 1024)
+#define SPOOL_THREADS	4
+#define IDLE_S			30
+#define ANSWER_MAX		8192
+#define ANSWER_S		900		/* every request to a store ends before that */
+#define QUESTION_S		5		/* a question is one line, written at once */
+
+typedef enum EntryState
+{
+	ENTRY_FREE,
+	ENTRY_WAITS,
+	ENTRY_RUNS,
+	ENTRY_THERE,				/* in the directory */
+	ENTRY_NOT					/* absent or failed: of no importance until it is asked for */
+} EntryState;
+
+typedef struct Entry
+{
+	EntryState	state;
+	char		file[25];
+	TimeLineID	timeline;
+	uint64		segno;
+	bool		unwanted;		/* when it has run, it goes */
+} Entry;
+
+typedef struct Spool
+{
+	Access		access;
+	Repository	repo;
+	WalServe	serve;
+	char		digest[17];		/* of the options */
+	TimeLineID	newest;			/* timeline of which a segment was asked for */
+	History		history;		/* its; n is 0 until it is needed */
+
+	pthread_mutex_t lock;
+	pthread_cond_t work;
+	pthread_cond_t done;
+	Entry		entries[SPOOL_FILES];
+	int			ahead;			/* files to fetch after the one that is asked for */
+	int			threads;
+} Spool;
+
+/* ---- files ---- */
+
+static bool
+io_error(DrError *err, const char *path)
+{
+	return dr_error(err, DR_IO, "could not write \"%s\": %s", path, strerror(errno));
+}
+
+/* A file that nobody else writes, whole and synced. */
+static bool
+write_temporary(const char *temporary, const Bytes *plain, DrError *err)
+{
+	int			fd = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+	size_t		done = 0;
+	bool		ok = fd >= 0;
+
+	while (ok && done < plain->len)
+	{
+		ssize_t		w = write(fd, plain->data + done, plain->len - done);
+
+		if (w < 0 && errno == EINTR)
+			continue;
+		ok = w > 0;
+		done += ok ? w : 0;
+	}
+	ok = ok && fsync(fd) == 0;
+	if (fd >= 0)
+		ok = close(fd) == 0 && ok;
+	if (!ok)
+	{
+		io_error(err, temporary);
+		unlink(temporary);
+	}
+	return ok;
+}
+
+bool
+spool_write(const char *path, const Bytes *plain, DrError *err)
+{
+	char	   *temporary = psprintf("%s.pg_dr", path);
+	bool		ok = write_temporary(temporary, plain, err);
+
+	if (ok)
+	{
+		step_reached("walget.fetched");
+		ok = rename(temporary, path) == 0 || io_error(err, path);
+	}
+	pfree(temporary);
+	return ok;
+}
+
+/* What tells one set of options from another, without telling them. */
+static void
+options_digest(const Access *a, char out[17])
+{
+	uint8		hash[32];
+	char	   *text = psprintf("%s\n%s\n%s\n%s\n" PGDR_VERSION, a->url, a->key_file,
+								a->credentials_file ? a->credentials_file : "", a->system_identifier);
+
+	sha256(text, strlen(text), hash);
+	hex_encode(hash, 8, out);
+	pfree(text);
+}
+
+/* ---- fetching ahead; the working directory is the spool's ---- */
+
+static void
+run_entry(Spool *s, Entry *e)
+{
+	Bytes		plain = {0};
+	SealHeader	header;
+	DrError		err;
+	char		temporary[64];
+	bool		there;
+
+	snprintf(temporary, sizeof(temporary), "%s.%d", e->file, (int) (e - s->entries));
+	e->state = ENTRY_RUNS;
+	pthread_mutex_unlock(&s->lock);
+	there = wal_fetch(&s->repo, s->access.system_identifier, e->file, &plain, &header, &err) == STORE_OK &&
+		write_temporary(temporary, &plain, &err);
+	bytes_free(&plain);
+	pthread_mutex_lock(&s->lock);
+
+	/* Under its own name only while it is wanted: else somebody may have asked for it again. */
+	if (there && e->unwanted)
+		unlink(temporary);
+	else if (there)
+		there = rename(temporary, e->file) == 0;
+	e->state = e->unwanted ? ENTRY_FREE : there ? ENTRY_THERE : ENTRY_NOT;
+	pthread_cond_broadcast(&s->done);
+}
+
+static void *
+work(void *arg)
+{
+	Spool	   *s = arg;
+
+	pthread_mutex_lock(&s->lock);
+	for (;;)
+	{
+		Entry	   *next = NULL;
+
+		for (int i = 0; i < SPOOL_FILES; i++)
+		{
+			Entry	   *e = &s->entries[i];
+
+			if (e->state == ENTRY_WAITS && (next == NULL || e->segno < next->segno))
+				next = e;
+		}
+		if (next != NULL)
+			run_entry(s, next);
+		else
+			pthread_cond_wait(&s->work, &s->lock);
+	}
+	return NULL;
+}
+
+/* The lock is held. */
+static Entry *
+find_entry(Spool *s, TimeLineID tli, uint64 segno)
+{
+	for (int i = 0; i < SPOOL_FILES; i++)
+	{
+		Entry	   *e = &s->entries[i];
+
+		if (e->state != ENTRY_FREE && !e->unwanted && e->timeline == tli && e->segno == segno)
+			return e;
+	}
+	return NULL;
+}
+
+/* The lock is held. */
+static void
+drop_entry(Entry *e)
+{
+	if (e->state == ENTRY_THERE)
+		unlink(e->file);
+	e->unwanted = e->state == ENTRY_RUNS;
+	if (!e->unwanted)
+		e->state = ENTRY_FREE;
+}
+
+/* The lock is held. */
+static void
+add_entry(Spool *s, TimeLineID tli, uint64 segno)
+{
+	for (int i = 0; i < SPOOL_FILES; i++)
+	{
+		Entry	   *e = &s->entries[i];
+
+		if (e->state != ENTRY_FREE)
+			continue;
+		memset(e, 0, sizeof(*e));
+		wal_segment_name(e->file, tli, segno, s->serve.segment_size);
+		e->timeline = tli;
+		e->segno = segno;
+		e->state = ENTRY_WAITS;
+		return;
+	}
+}
+
+/* Files to fetch ahead at most: the server needs the room more than we do. */
+static int
+limit(const Spool *s)
+{
+	struct statvfs fs;
+	uint64		room = SPOOL_BYTES;
+
+	if (statvfs(".", &fs) == 0)
+		room = Min(room, (uint64) fs.f_bavail * fs.f_frsize / 4);
+	return (int) Min(room / s->serve.segment_size, SPOOL_FILES - SPOOL_THREADS);
+}
+
+/* The lock is held.  After this segment, "ahead" more; what is not among them goes. */
+static void
+fetch_ahead(Spool *s, TimeLineID tli, uint64 segno)
+{
+	for (int i = 0; i < SPOOL_FILES; i++)
+	{
+		Entry	   *e = &s->entries[i];
+
+		if (e->state != ENTRY_FREE &&
+			(e->timeline != tli || e->segno < segno || e->segno > segno + s->ahead))
+			drop_entry(e);
+	}
+	for (int i = 1; i <= s->ahead; i++)
+		if (find_entry(s, tli, segno + i) == NULL)
+			add_entry(s, tli, segno + i);
+	pthread_cond_broadcast(&s->work);
+}
+
+static void
+start_threads(Spool *s)
+{
+	pthread_t	thread;
+
+	for (; s->threads < SPOOL_THREADS; s->threads++)
+		if (pthread_create(&thread, NULL, work, s) != 0)
+			break;				/* with none, nothing is fetched ahead */
+}
+
+/* ---- answers ---- */
+
+/* Was it fetched ahead?  If it is on its way, wait for it. */
+static bool
+is_there(Spool *s, const WalFile *wal)
+{
+	uint64		segno;
+	Entry	   *e;
+	bool		there;
+
+	if (s->serve.segment_size == 0)
+		return false;
+	segno = wal_segment_number(wal, s->serve.segment_size);
+	pthread_mutex_lock(&s->lock);
+	e = find_entry(s, wal->timeline, segno);
+	if (e != NULL && e->state != ENTRY_NOT)
+	{
+		s->ahead = Min(s->ahead * 2 + 1, limit(s));
+		fetch_ahead(s, wal->timeline, segno);
+	}
+	while (e != NULL && (e->state == ENTRY_WAITS || e->state == ENTRY_RUNS))
+		pthread_cond_wait(&s->done, &s->lock);
+	there = e != NULL && e->state == ENTRY_THERE;
+	if (e != NULL)
+		e->state = ENTRY_FREE;	/* the file is the asker's now */
+	pthread_mutex_unlock(&s->lock);
+	return there;
+}
+
+static StoreResult
+fetch_now(Spool *s, const char *file, const WalFile *wal, DrError *err)
+{
+	Bytes		plain = {0};
+	StoreResult r = wal_serve(&s->serve, file, &plain, err);
+
+	if (r == STORE_OK && !spool_write(file, &plain, err))
+		r = STORE_FAILED;
+	bytes_free(&plain);
+	if (wal->kind != KIND_WAL || s->serve.segment_size == 0)
+		return r;
+	start_threads(s);
+	pthread_mutex_lock(&s->lock);
+	s->ahead = r == STORE_OK && s->threads > 0 ? Min(Max(s->ahead, 1), limit(s)) : 0;
+	fetch_ahead(s, wal->timeline, wal_segment_number(wal, s->serve.segment_size));
+	pthread_mutex_unlock(&s->lock);
+	return r;
+}
+
+/* ---- timelines ---- */
+
+static bool
+load_history(Spool *s, DrError *err)
+{
+	char		file[32];
+	Bytes		text = {0};
+	SealHeader	header;
+	bool		ok = s->history.n > 0;
+
+	snprintf(file, sizeof(file), "%08X.history", s->newest);
+	if (!ok)
+		ok = wal_fetch(&s->repo, s->access.system_identifier, file, &text, &header, err) == STORE_OK &&
+			history_parse(&s->history, s->newest, (char *) text.data, text.len, file, err);
+	bytes_free(&text);
+	return ok;
+}
+
+/*
+ * Recovery that asked for a newer timeline's segment, and then for an older one's
+ * because the former is not there yet, would replay the latter beyond the point
+ * at which the newer timeline left it.  It gets zeros from there on, and comes
+ * again.
+ */
+static bool
+cut_at_switch(Spool *s, const char *file, const WalFile *wal, DrError *err)
+{
+	const TimelineEntry *e;
+	uint64		begin;
+	uint64		zeros;
+	int			fd;
+	bool		ok;
+
+	if (wal->timeline >= s->newest)
+		return true;
+	if (!load_history(s, err))
+		return err->code == DR_ABSENT;	/* recovery has it from elsewhere */
+	e = history_find(&s->history, wal->timeline);
+	begin = wal_segment_number(wal, s->serve.segment_size) * s->serve.segment_size;
+	if (e == NULL || e->end == InvalidXLogRecPtr || e->end >= begin + s->serve.segment_size)
+		return true;
+	zeros = Max(e->end, begin) - begin;
+	fd = open(file, O_WRONLY | O_CLOEXEC | O_NOFOLLOW);
+	ok = fd >= 0 && ftruncate(fd, zeros) == 0 && ftruncate(fd, s->serve.segment_size) == 0 && fsync(fd) == 0;
+	if (!ok)
+		dr_error(err, DR_IO, "could not write \"%s\": %s", file, strerror(errno));
+	if (fd >= 0)
+		close(fd);
+	return ok;
+}
+
+static json_t *
+answer(Spool *s, const char *file)
+{
+	WalFile		wal;
+	DrError		err;
+	StoreResult r;
+
+	if (!wal_file_parse(file, &wal))
+	{
+		dr_error(&err, DR_CONFIG, "\"%s\" is not the name of a WAL file", file);
+		r = STORE_FAILED;
+	}
+	else
+		r = wal.kind == KIND_WAL && is_there(s, &wal) ? STORE_OK : fetch_now(s, file, &wal, &err);
+	if (r != STORE_FAILED && wal.kind == KIND_WAL && wal.timeline > s->newest)
+	{
+		history_free(&s->history);
+		s->newest = wal.timeline;
+	}
+	if (r == STORE_OK && wal.kind == KIND_WAL && !cut_at_switch(s, file, &wal, &err))
+		r = STORE_FAILED;
+	if (r == STORE_FAILED)
+		return json_pack("{s:s, s:i, s:o, s:o, s:o}", "result", "failed", "code", (int) err.code,
+						 "message", json_lossy(err.message), "detail", json_lossy(err.detail),
+						 "hint", json_lossy(err.hint));
+	return json_pack("{s:s}", "result", r == STORE_OK ? "stored" : "absent");
+}
+
+/* ---- the process ---- */
+
+static bool
+read_line(int fd, char *line, size_t size, int timeout_s)
+{
+	size_t		n = 0;
+	struct pollfd p = {.fd = fd, .events = POLLIN};
+
+	while (n + 1 < size)
+	{
+		ssize_t		r;
+
+		if (poll(&p, 1, timeout_s * 1000) <= 0)
+			return false;
+		r = read(fd, line + n, size - 1 - n);
+		if (r <= 0)
+			return false;
+		n += r;
+		line[n] = '\0';
+		if (line[n - 1] == '\n')
+		{
+			line[n - 1] = '\0';
+			return true;
+		}
+	}
+	return false;
+}
+
+static bool
+write_line(int fd, const char *line)
+{
+	size_t		n = strlen(line);
+
+	return send(fd, line, n, MSG_NOSIGNAL) == (ssize_t) n && send(fd, "\n", 1, MSG_NOSIGNAL) == 1;
+}
+
+/* A question is "<digest of options> <file>".  False: for others than us, go. */
+static bool
+hear(Spool *s, int fd)
+{
+	char		line[128];
+	char		digest[17];
+	char		file[64];
+	json_t	   *reply;
+	char	   *text;
+
+	if (!read_line(fd, line, sizeof(line), QUESTION_S) || sscanf(line, "%16s %63s", digest, file) != 2)
+		return true;
+	if (strcmp(digest, s->digest) != 0)
+		return false;			/* the end of the connection tells */
+	reply = answer(s, file);
+	text = json_dumps(reply, JSON_COMPACT);
+	if (text != NULL)
+		write_line(fd, text);	/* who doesn't listen any more asks again */
+	free(text);
+	json_decref(reply);
+	return true;
+}
+
+static bool
+server_is_there(const char *data_directory)
+{
+	char	   *path = psprintf("%s/postmaster.pid", data_directory);
+	FILE	   *file = fopen(path, "r");
+	long		pid;
+	bool		there = file != NULL && fscanf(file, "%ld", &pid) == 1 &&
+		(kill((pid_t) labs(pid), 0) == 0 || errno != ESRCH);
+
+	if (file != NULL)
+		fclose(file);
+	pfree(path);
+	return there;
+}
+
+static void
+clear_directory(void)
+{
+	DIR		   *dir = opendir(".");
+	struct dirent *entry;
+
+	while (dir != NULL && (entry = readdir(dir)) != NULL)
+		if (strcmp(entry->d_name, "lock") != 0 && entry->d_name[0] != '.')
+			unlink(entry->d_name);
+	if (dir != NULL)
+		closedir(dir);
+}
+
+static void
+run(Spool *s, int listener, const char *data_directory)
+{
+	struct pollfd p = {.fd = listener, .events = POLLIN};
+	bool		had_server = server_is_there(data_directory);
+	int			idle = 0;
+	bool		more = true;
+
+	while (more && idle < IDLE_S && access("socket", F_OK) == 0 &&
+		   (!had_server || server_is_there(data_directory)))
+	{
+		int			fd;
+
+		idle++;
+		if (poll(&p, 1, 1000) <= 0 || (fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC)) < 0)
+			continue;
+		more = hear(s, fd);
+		close(fd);
+		idle = 0;
+	}
+}
+
+static int
+listen_here(void)
+{
+	struct sockaddr_un address = {.sun_family = AF_UNIX,.sun_path = "socket"};
+	int			fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	if (fd >= 0 && (bind(fd, (struct sockaddr *) &address, sizeof(address)) != 0 || listen(fd, 4) != 0))
+	{
+		close(fd);
+		return -1;
+	}
+	return fd;
+}
+
+/* Of what the server's process had open, nothing may stay open with us. */
+static void
+detach(int directory, int ready)
+{
+	int			null;
+	int			first = Min(directory, ready);
+	int			second = Max(directory, ready);
+
+	setsid();
+	if (first > 3)
+		close_range(3, first - 1, 0);
+	if (second > first + 1)
+		close_range(first + 1, second - 1, 0);
+	close_range(second + 1, ~0U, 0);
+	null = open("/dev/null", O_RDWR);
+	for (int fd = 0; null >= 0 && fd < 3; fd++)
+		dup2(null, fd);
+	signal(SIGPIPE, SIG_IGN);
+	signal(SIGHUP, SIG_IGN);
+}
+
+/*
+ * In the new process: one of its kind at a time (the lock, held for life); says
+ * "ready" by the pipe, or nothing.
+ */
+pg_attribute_noreturn() static void
+serve(const Access *access, int directory, int ready)
+{
+	Spool		s = {.access = *access,.lock = PTHREAD_MUTEX_INITIALIZER,.work = PTHREAD_COND_INITIALIZER,
+	.done = PTHREAD_COND_INITIALIZER};
+	char		data_directory[MAXPGPATH];
+	int			lock;
+	int			listener;
+	DrError		err;
+
+	detach(directory, ready);
+	if (getcwd(data_directory, sizeof(data_directory)) == NULL || fchdir(directory) != 0 ||
+		(lock = open("lock", O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600)) < 0 ||
+		flock(lock, LOCK_EX | LOCK_NB) != 0)
+		_exit(EXIT_SUCCESS);
+	clear_directory();
+	options_digest(access, s.digest);
+	if (access_open(access, false, &s.repo, &err) && (listener = listen_here()) >= 0)
+	{
+		s.serve = (WalServe) {.repo = &s.repo,.sysid = access->system_identifier,.threads = SPOOL_THREADS};
+		if (write(ready, "1", 1) == 1)
+		{
+			close(ready);
+			run(&s, listener, data_directory);
+		}
+	}
+	clear_directory();
+	_exit(EXIT_SUCCESS);
+}
+
+/* ---- the asker ---- */
+
+static int
+open_directory(const char *path)
+{
+	char	   *directory = pg_strdup(path);
+	char	   *status;
+	char	   *spool;
+	struct stat st;
+	int			fd = -1;
+
+	get_parent_directory(directory);
+	status = psprintf("%s/archive_status", directory[0] ? directory : ".");
+	spool = psprintf("%s/" SPOOL_DIR, directory[0] ? directory : ".");
+	/* Only where a server wants it: not where somebody looks at a segment by hand. */
+	if (access(status, F_OK) == 0 && (mkdir(spool, 0700) == 0 || errno == EEXIST))
+		fd = open(spool, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	if (fd >= 0 && (fstat(fd, &st) != 0 || st.st_uid != geteuid()))
+	{
+		close(fd);
+		fd = -1;
+	}
+	pfree(status);
+	pfree(spool);
+	free(directory);
+	return fd;
+}
+
+/* By way of /proc, because a socket's path must be short. */
+static int
+connect_to(int directory)
+{
+	struct sockaddr_un address = {.sun_family = AF_UNIX};
+	int			fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	snprintf(address.sun_path, sizeof(address.sun_path), "/proc/self/fd/%d/socket", directory);
+	if (fd >= 0 && connect(fd, (struct sockaddr *) &address, sizeof(address)) != 0)
+	{
+		close(fd);
+		fd = -1;
+	}
+	return fd;
+}
+
+static void
+start_process(const Access *access, int directory)
+{
+	int			ready[2];
+	char		byte;
+	pid_t		pid;
+
+	if (pipe2(ready, O_CLOEXEC) != 0)
+		return;
+	pid = fork();
+	if (pid == 0)
+	{
+		close(ready[0]);
+		serve(access, directory, ready[1]);
+	}
+	close(ready[1]);
+	if (pid > 0)
+		while (read(ready[0], &byte, 1) < 0 && errno == EINTR)
+			;
+	close(ready[0]);
+}
+
+static SpoolAnswer
+understand(const char *line, int directory, const char *file, const char *path, DrError *err)
+{
+	json_t	   *reply = json_loads(line, 0, NULL);
+	const char *result = json_string_value(json_object_get(reply, "result"));
+	const char *message = json_string_value(json_object_get(reply, "message"));
+	const char *detail = json_string_value(json_object_get(reply, "detail"));
+	const char *hint = json_string_value(json_object_get(reply, "hint"));
+	SpoolAnswer answer = SPOOL_NONE;
+
+	if (result != NULL && strcmp(result, "stored") == 0)
+		answer = renameat(directory, file, AT_FDCWD, path) == 0 ? SPOOL_STORED : SPOOL_NONE;
+	else if (result != NULL && strcmp(result, "absent") == 0)
+		answer = SPOOL_ABSENT;
+	else if (result != NULL && message != NULL)
+	{
+		dr_error(err, (DrCode) json_integer_value(json_object_get(reply, "code")), "%s", message);
+		dr_detail(err, "%s", detail ? detail : "");
+		dr_hint(err, "%s", hint ? hint : "");
+		answer = SPOOL_FAILED;
+	}
+	json_decref(reply);
+	return answer;
+}
+
+SpoolAnswer
+spool_ask(const Access *access, const char *file, const char *path, DrError *err)
+{
+	int			directory = open_directory(path);
+	char		question[128];
+	char		digest[17];
+	char		line[ANSWER_MAX];
+	SpoolAnswer answer = SPOOL_NONE;
+	int			fd;
+
+	if (directory < 0)
+		return SPOOL_NONE;
+	fd = connect_to(directory);
+	if (fd < 0)
+	{
+		start_process(access, directory);
+		fd = connect_to(directory);
+	}
+	options_digest(access, digest);
+	snprintf(question, sizeof(question), "%s %.63s", digest, file);
+	if (fd >= 0 && write_line(fd, question) && read_line(fd, line, sizeof(line), ANSWER_S))
+		answer = understand(line, directory, file, path, err);
+	if (fd >= 0)
+		close(fd);
+	close(directory);
+	return answer;
+}

@@ -1,0 +1,28 @@
+/*
+ * wal_spool.h
+ *	  A process that fetches WAL ahead of recovery into a directory beside pg_wal's
+ *	  files, and the questions that wal-get asks it.
+ *
+ * Copyright (c) 2026, pg_dr contributors
+ */
+#ifndef PGDR_WAL_SPOOL_H
+#define PGDR_WAL_SPOOL_H
+
+#include "core/error.h"
+#include "program/access.h"
+
+typedef enum SpoolAnswer
+{
+	SPOOL_STORED,				/* the file is at path */
+	SPOOL_ABSENT,				/* recovery may believe it */
+	SPOOL_FAILED,				/* err says why */
+	SPOOL_NONE					/* there is no such process, or it works for other options: do it yourself */
+} SpoolAnswer;
+
+/* Ask for a file, to be put at path; starts the process when there is none. */
+extern SpoolAnswer spool_ask(const Access *access, const char *file, const char *path, DrError *err);
+
+/* Write a whole file beside path, synced, and rename it into place. */
+extern bool spool_write(const char *path, const Bytes *plain, DrError *err);
+
+#endif							/* PGDR_WAL_SPOOL_H */

@@ -1,0 +1,205 @@
+# The tail: what the server has flushed is in the repository a moment later, and
+# before the commit returns when synchronous_standby_names says so.
+use strict;
+use warnings;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use PgDr::Ledger;
+use PgDr::Test qw(campaign run_program wait_until flip);
+use Test::More;
+use Time::HiRes qw(sleep time);
+
+my $node = PgDr::Test->create('main', wal_segsize => 1, conf => <<'END');
+pg_dr.wal_ship_interval = 200ms
+restart_after_crash = on
+autovacuum = off
+END
+my $ledger = PgDr::Ledger->new($node);
+$node->full_backup;
+
+sub pieces { return $node->objects(qr{/wal/[0-9A-F]{8}/[0-9A-F]{24}\.[0-9A-F]{8}\.[0-9A-F]{8}$}) }
+sub tail { return $node->safe_psql('postgres', "SELECT $_[0] FROM dr.tail()") }
+
+# Everything that is flushed is in the repository.
+sub wait_shipped
+{
+	my $lsn = $node->safe_psql('postgres', 'SELECT pg_current_wal_flush_lsn()');
+	$node->poll_query_until('postgres', "SELECT durable >= '$lsn' FROM dr.tail()") or die 'the tail is not shipped';
+	return $lsn;
+}
+
+# --- it streams, reports as flushed what is durable, and an idle server ships nothing
+$node->poll_query_until('postgres', q{SELECT state = 'streaming' FROM dr.tail()});
+is($node->safe_psql('postgres', q{SELECT application_name, state, sync_state FROM pg_stat_replication}), 'pg_dr|streaming|async', 'a client of its own server');
+$ledger->add(10);
+wait_shipped();
+cmp_ok(scalar(pieces()), '>', 0, 'pieces are in the repository');
+wait_until('nothing waits', sub { tail('waiting_since IS NULL') eq 't' });
+wait_until('the server is idle', sub {
+		my @before = (scalar(pieces()), $node->safe_psql('postgres', 'SELECT pg_current_wal_lsn()'));
+		sleep 2;
+		return 0 if $node->safe_psql('postgres', 'SELECT pg_current_wal_lsn()') ne $before[1];
+		is(scalar(pieces()), $before[0], 'an idle server ships nothing');
+		return 1 });
+like($node->safe_psql('postgres', q{SELECT status, detail FROM dr_status WHERE concern = 'recovery_point'}), qr{^ok\|0\.0 s: everything up to}, 'dr_status shows the recovery point');
+
+# --- archived, the pieces are dropped
+my $segment = $node->wait_archived;
+wait_until('its pieces are gone', sub { !grep { /\Q$segment\E\./ } pieces() });
+pass('the pieces of an archived segment are dropped');
+
+# --- the machine is lost: all that was shipped comes back, to a moment in the tail, too
+$ledger->add(100);
+my $lsn = wait_shipped();
+$ledger->add(100);
+wait_shipped();
+$node->stop('immediate');
+is($ledger->missing($node->restored('whole')), 0, 'what was in the tail comes back');
+my $point = $node->restored('point', args => [ '--target-lsn', $lsn, '--target-action', 'promote' ]);
+is($point->safe_psql('postgres', 'SELECT max(n) FROM ledger'), 110, 'and a location in it can be recovered to');
+my ($none, $exit, undef, $err) = $node->try_restore('beyond', '--target-lsn', '0/FF000000');
+isnt($exit, 0, 'one beyond it is refused');
+like($err, qr/can't be reached/, 'with what can be reached');
+$point->teardown_node;
+
+# --- a new incarnation: crashes overwrite what had been shipped
+my $incarnations = 0;
+for my $crash (1 .. 3)
+{
+	$node->start unless $crash > 1 && $node->raw_connect_works;
+	$node->poll_query_until('postgres', q{SELECT state = 'streaming' FROM dr.tail()});
+	my $load = $ledger->start;
+	sleep 1;
+	$node->machine_dies;
+	$ledger->finish($load);
+	$node->start;
+	$node->poll_query_until('postgres', q{SELECT state = 'streaming' AND durable IS NOT NULL FROM dr.tail()});
+	is($ledger->missing($node), 0, "crash $crash: the server itself lost nothing");
+	$ledger->add(5);
+	wait_shipped();
+	my %seen = map { /\.([0-9A-F]{8})\.[0-9A-F]{8}$/ ? (hex $1 => 1) : () } pieces();
+	cmp_ok((sort { $b <=> $a } keys %seen, 0)[0], '>=', 1, "crash $crash: pieces of incarnation " . join(' ', sort keys %seen));
+	my $copy = $node->restored("crash_$crash");
+	is($ledger->missing($copy), 0, "crash $crash: and the repository has it all");
+	is($copy->checksums, $node->checksums, "crash $crash: to the last row");
+	$copy->teardown_node;
+}
+
+# --- the child dies at its steps, and the server does
+for my $step (qw(tail.sealed tail.stored))
+{
+	for my $victim (qw(child machine))
+	{
+		my $offset = -s $node->logfile;
+		$node->hold_at($step);
+		$node->poll_query_until('postgres', q{SELECT state = 'streaming' FROM dr.tail()});
+		$ledger->add(1);
+		$node->wait_held($step, $offset);
+		$node->append_conf('postgresql.conf', "pg_dr.debug_hold_at = ''");
+		if ($victim eq 'child') { $node->reload; kill 9, $node->wal_agent }
+		else { $node->machine_dies; $node->start }
+		$node->poll_query_until('postgres', q{SELECT state = 'streaming' FROM dr.tail()});
+		$ledger->add(1);
+		wait_shipped();
+		my $copy = $node->restored("${step}_$victim" =~ s/\./_/r);
+		is($ledger->missing($copy), 0, "$step, $victim dies: nothing is missing");
+		$copy->teardown_node;
+	}
+}
+
+# --- commits that return only when they are in the repository
+$node->append_conf('postgresql.conf', "synchronous_standby_names = 'pg_dr'\npg_dr.wal_ship_interval = 1s");
+$node->reload;
+$node->poll_query_until('postgres', q{SELECT synchronous FROM dr.tail()});
+for my $run (1 .. (campaign() ? 20 : 3))
+{
+	my $load = $ledger->start(2);
+	sleep 0.5 + rand;
+	$node->machine_dies;
+	my $acknowledged = $ledger->finish($load);
+	cmp_ok($acknowledged, '>', 0, "run $run: $acknowledged commits were acknowledged");
+	my $copy = $node->restored("synchronous_$run", conf => "synchronous_standby_names = ''\n");
+	is($ledger->missing($copy), 0, "run $run: no acknowledged commit is missing");
+	$copy->teardown_node;
+	$node->start;
+	$node->poll_query_until('postgres', q{SELECT synchronous FROM dr.tail()});
+}
+my $id = $node->full_backup;
+is($node->safe_psql('postgres', "SELECT status FROM dr_backups WHERE id = '$id'"), 'completed', 'a backup does not wait for itself');
+
+# --- the store is away: commits wait, nothing is lost, nothing hangs for ever
+SKIP:
+{
+	skip 'the way to this store is not ours to cut', 1 unless $node->repository->is_directory;
+	$node->repository->away;
+	my $load = $ledger->start;
+	sleep 2;
+	my $waiting = $node->safe_psql('postgres', q{SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'});
+	cmp_ok($waiting, '>', 0, 'the store is away: commits wait');
+	$node->repository->back;
+	$node->poll_query_until('postgres', q{SELECT state = 'streaming' FROM dr.tail()});
+	$node->poll_query_until('postgres', q{SELECT count(*) = 0 FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND query_start < now() - interval '5 s'});
+	pass('it is back: they go on');
+	kill 'TERM', $load->{pid};
+	$ledger->finish($load);
+}
+$node->append_conf('postgresql.conf', "synchronous_standby_names = ''");
+$node->reload;
+
+# --- damage: a piece that does not open is never handed to recovery
+$node->wait_archived;
+$ledger->add(3);
+wait_shipped();
+$node->stop('immediate');
+my ($piece) = sort { $a cmp $b } pieces();
+my $bytes = $node->repository->read($piece);
+$node->repository->flip($piece);
+($none, $exit, undef, $err) = $node->try_restore('damaged');
+isnt($exit, 0, 'a damaged piece: a restore to the end is refused');
+like($err, qr/\Q$piece\E/, 'and names it');
+my ($name) = $piece =~ m{/([0-9A-F]{24})\.};
+($exit) = run_program('wal-get', '--system-identifier', $node->system_identifier, $node->access, $name, $node->basedir . '/w');
+cmp_ok($exit, '>', 125, 'wal-get aborts recovery');
+$node->repository->write($piece, $bytes);
+($exit) = run_program('wal-get', '--system-identifier', $node->system_identifier, $node->access, $name, $node->basedir . '/w');
+is($exit, 0, 'sound again, it is handed out');
+my ($reader_exit, $theirs) = $node->reader('segment', $node->wal_object($name));
+is($reader_exit, 0, 'the independent reader puts it together');
+my $ours = slurp_file($node->basedir . '/w');
+ok($ours eq $theirs . "\0" x (length($ours) - length($theirs)) && length($ours) == 1 << 20, 'to the same bytes');
+(($reader_exit) = $node->reader('verify'));
+is($reader_exit, 0, 'and finds no problem');
+
+# --- pg_hba.conf refuses: said, with the line to add; archiving goes on
+$node->start;
+my $hba = $node->data_dir . '/pg_hba.conf';
+my $text = slurp_file($hba);
+unlink $hba;
+append_to_file($hba, "local all all trust\n");
+my $offset = -s $node->logfile;
+$node->reload;
+kill 9, $node->wal_agent;
+$node->wait_for_log(qr/could not ship the tail.*pg_hba.*local replication postgres peer/s, $offset);
+pass('where pg_hba.conf refuses, the log has the line to add');
+like($node->safe_psql('postgres', q{SELECT status || detail || hint FROM dr_status WHERE concern = 'recovery_point'}), qr/^warning.*only whole segments.*local replication/s, 'and dr_status');
+$node->wait_archived;
+pass('archiving goes on without the tail');
+unlink $hba;
+append_to_file($hba, $text);
+$node->reload;
+$node->poll_query_until('postgres', q{SELECT state = 'streaming' FROM dr.tail()});
+pass('put right, it streams again');
+
+# --- another cluster's conninfo, and none
+$offset = -s $node->logfile;
+$node->append_conf('postgresql.conf', "pg_dr.wal_conninfo = 'host=/nowhere'");
+$node->reload;
+$node->wait_for_log(qr/could not ship the tail.*nowhere/s, $offset);
+pass('a way that leads nowhere is said');
+$node->append_conf('postgresql.conf', "pg_dr.wal_conninfo = ''\npg_dr.wal_ship_interval = 0");
+$node->reload;
+$node->poll_query_until('postgres', q{SELECT state = 'off' FROM dr.tail()});
+is($node->safe_psql('postgres', 'SELECT count(*) FROM pg_stat_replication'), 0, 'an interval of 0: no tail');
+$node->stop;
+
+done_testing();

@@ -1,0 +1,127 @@
+# A standby that knows nothing but the repository: it follows seconds behind,
+# promotes, and the old primary that comes back can't harm the new history.
+# And the process that fetches ahead of recovery (wal_spool.c).
+use strict;
+use warnings;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use PgDr::Ledger;
+use PgDr::Test qw(run_program wait_until flip process_gone);
+use Test::More;
+use Time::HiRes qw(sleep time);
+
+my $node = PgDr::Test->create('main', wal_segsize => 1, store => [ severable => 1 ], conf => "pg_dr.wal_ship_interval = 500ms\n");
+my $ledger = PgDr::Ledger->new($node);
+$node->full_backup;
+$ledger->add(10);
+
+# --- it follows
+my $standby = $node->restored('standby', args => ['--standby'], wait => 0);
+my $spool = $standby->data_dir . '/pg_wal/pg_dr.spool';
+sub follows { my ($n) = @_; return $standby->safe_psql('postgres', 'SELECT count(*) FROM ledger') >= $n }
+wait_until('the standby has what the primary had', sub { follows(10) });
+is($standby->safe_psql('postgres', 'SELECT pg_is_in_recovery()'), 't', 'a standby');
+is($standby->safe_psql('postgres', 'SELECT count(*) FROM pg_stat_wal_receiver'), 0, 'without a connection to its primary');
+$ledger->add(5);
+my $begin = time;
+wait_until('the standby follows in the tail', sub { follows(15) }, 30);
+note sprintf 'seen after %.1f s', time - $begin;
+$node->safe_psql('postgres', 'CREATE TABLE bulk AS SELECT g, md5(g::text) FROM generate_series(1, 200000) g');
+$ledger->add(5);
+wait_until('the standby follows over many segments', sub { follows(20) }, 60);
+is($standby->safe_psql('postgres', 'SELECT count(*) FROM bulk'), 200000, 'and has what was in them');
+like($standby->safe_psql('postgres', q{SELECT status, detail FROM dr_status WHERE concern = 'recovery'}), qr/^ok\|a standby that follows the repository/, 'dr_status says so');
+is($standby->safe_psql('postgres', 'SELECT count(*) FROM dr_recovery_windows'), 1, 'the views work there');
+ok(-S "$spool/socket", 'a process fetches ahead');
+
+# --- a store that is away is no end of WAL: the standby waits
+$node->repository->away;
+$standby->wait_for_log(qr/The standby waits for it/);
+sleep 1;
+is($standby->safe_psql('postgres', 'SELECT pg_is_in_recovery()'), 't', 'with the store away it stays a standby');
+$node->repository->back;
+$ledger->add(1);
+wait_until('it follows again', sub { follows(21) }, 60);
+
+# --- the process that fetches ahead dies: nothing is lost
+my ($pid) = map { -e "/proc/$_/cwd" && (readlink("/proc/$_/cwd") // '') eq $spool ? $_ : () } map { m{(\d+)$} } glob '/proc/[0-9]*';
+ok($pid, 'the process that fetches ahead works in its directory');
+kill 9, $pid;
+$ledger->add(1);
+wait_until('it follows without, or with another', sub { follows(22) }, 60);
+
+# --- failover: the primary is lost, the standby has what the repository has, and is adopted
+my $load = $ledger->start;
+sleep 2;
+$node->machine_dies;
+$ledger->finish($load);
+wait_until('everything that was shipped is replayed', sub {
+		my $one = $standby->safe_psql('postgres', 'SELECT pg_last_wal_replay_lsn()');
+		sleep 3;
+		return $standby->safe_psql('postgres', 'SELECT pg_last_wal_replay_lsn()') eq $one }, 60);
+$standby->promote;
+my $missing = $ledger->missing($standby);
+cmp_ok($ledger->{lost_seconds}, '<', 5, "promoted: $missing commits, of $ledger->{lost_seconds} s, were not in the repository");
+$ledger->forget_missing($standby);
+$ledger->add(3);
+$standby->safe_psql('postgres', 'SELECT dr_adopt()');
+$standby->wait_archived;
+$standby->poll_query_until('postgres', q{SELECT state = 'streaming' FROM dr.tail()});
+ok($standby->archived('00000002.history'), 'the new timeline is archived');
+
+# --- the old primary comes back: it may not write, and what it writes for itself harms nobody
+my $offset = -s $node->logfile;
+$node->start;
+$node->safe_psql('postgres', 'CREATE TABLE split_brain AS SELECT 1 AS a');
+$node->safe_psql('postgres', 'SELECT pg_switch_wal()');
+$node->wait_for_log(qr/may not write to the repository.*dr_adopt/s, $offset);
+pass('the old primary is told that another copy writes, and what to do');
+$ledger->add(3);
+$standby->wait_archived;
+my $id = $standby->full_backup;
+$node->stop;
+for my $copy ($standby->restored('after'), $standby->restored('across', args => [ '--backup', ($standby->listed)[0] ]))
+{
+	is($ledger->missing($copy), 0, $copy->name . ': the new history is whole');
+	is($copy->safe_psql('postgres', q{SELECT to_regclass('split_brain') IS NULL}), 't', $copy->name . ': and has nothing of the old primary');
+	$copy->stop;
+}
+is($standby->safe_psql('postgres', 'SELECT count(*) FROM dr.timelines()'), 2, 'two timelines');
+$standby->stop;
+
+# --- a split brain: a copy made by the file system has the token, too.  Each name has one history,
+# the loser is told, and what it has shipped of its own future is not taken for the winner's
+my $one = PgDr::Test->create('one', wal_segsize => 1, conf => "pg_dr.wal_ship_interval = 200ms\n");
+$one->full_backup;
+$one->stop;
+my $two = PgDr::Test->new('two');
+@$two{qw(repository key_file system_identifier)} = (@$one{qw(repository key_file)}, undef);
+system_or_bail('cp', '-a', $one->data_dir, $two->data_dir);
+$two->own_address;
+for my $brain ($one, $two)
+{
+	$brain->start;
+	$brain->safe_psql('postgres', 'CREATE TABLE of_' . $brain->name . ' (a int)');
+}
+my $won = $one->wait_archived;
+$offset = 0;
+$two->safe_psql('postgres', q{SELECT pg_create_restore_point('x'), pg_switch_wal()});
+$two->wait_for_log(qr/could not archive file "\Q$won\E".*already archived with other content.*Two servers write the same timeline/s);
+pass('the loser is told what happened, and what to do');
+for my $brain ($two, $one, $two)
+{
+	$brain->safe_psql('postgres', 'INSERT INTO of_' . $brain->name . ' SELECT generate_series(1, 100)');
+	sleep 1;
+}
+like($two->safe_psql('postgres', q{SELECT status, detail FROM dr_status WHERE concern = 'archiving'}), qr/^critical.*other content/, 'dr_status says so');
+$one->poll_query_until('postgres', "SELECT durable >= pg_current_wal_flush_lsn() FROM dr.tail()");
+$_->stop('immediate') for $one, $two;
+my $winner = $one->restored('winner');
+is($winner->safe_psql('postgres', q{SELECT count(*), to_regclass('of_two') IS NULL FROM of_one}), '100|t', 'what comes back is the history of the one, to its end');
+$winner->stop;
+
+# --- the spool goes with its server
+wait_until('the spool is empty', sub { !-S "$spool/socket" }, 60);
+is_deeply([ grep { !/^(lock|\.\.?)$/ } slurp_dir($spool) ], [], 'nothing is left in the spool');
+
+done_testing();

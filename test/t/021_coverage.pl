@@ -1,0 +1,134 @@
+# What WAL covers, as SQL: gaps, recovery windows, dr_can_recover; and a restore
+# that would have to cross a gap is refused before anything is written.
+use strict;
+use warnings;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use PgDr::Test qw(wait_until run_program);
+use Test::More;
+use Time::HiRes qw(sleep);
+
+my $node = PgDr::Test->create('main', wal_segsize => 1, conf => "pg_dr.wal_ship_interval = 0\n");
+sub sql { return $node->safe_psql('postgres', $_[0]) }
+sql('CREATE TABLE t (a int); CREATE TABLE noise (a text)');
+my $first = $node->full_backup;
+
+# A commit, its LSN and time, and the segment that it is in, archived.
+my $value = 0;
+sub step
+{
+	my $n = ++$value;
+	sql('INSERT INTO noise SELECT md5(random()::text) FROM generate_series(1, 2000)');	# more than a chunk
+	sql("INSERT INTO t VALUES ($n)");
+	my ($lsn, $at) = split /\|/, sql('SELECT pg_current_wal_lsn(), clock_timestamp()');
+	sleep 0.1;
+	return { n => $n, lsn => $lsn, at => $at, segment => $node->wait_archived };
+}
+my @steps = map { step() } 1 .. 5;
+wait_until('notes', sub { $node->archived("$steps[-1]{segment}.frontier") });
+
+# --- no gap
+is(sql("SELECT count(*), bool_and(isempty(gaps)), bool_and(coverage @> '$steps[-1]{lsn}'::pg_lsn) FROM dr_wal"), '1|t|t', 'one timeline, no gaps');
+is(sql("SELECT backup, latest_lsn >= '$steps[-1]{lsn}', earliest_time < latest_time FROM dr_recovery_windows"), "$first|t|t", 'one window');
+is(sql("SELECT possible, backup FROM dr_can_recover('$steps[2]{at}')"), "t|$first", 'a moment in it can be recovered');
+like(sql(q{SELECT possible, detail FROM dr_can_recover('2001-01-01')}), qr/^f\|The oldest backup is consistent from/, 'one before it cannot');
+like(sql(q{SELECT possible, detail FROM dr_can_recover(now() + '1 day')}), qr/^f\|The repository has the WAL up to/, 'nor one after it');
+like(sql(q{SELECT possible, detail FROM dr_can_recover('infinity')}), qr/^f\|That is no moment/, 'nor none');
+like(sql(q{SELECT status, detail FROM dr_status WHERE concern = 'recovery_point'}), qr/^ok\|\d+ s: only whole segments/, 'the recovery point without a tail');
+
+# --- what was said can be done: the very statement
+my ($target) = sql("SELECT detail FROM dr_can_recover('$steps[2]{at}')") =~ /--target-time '([^']+)'/;
+my $copy = $node->restored('time', args => [ '--target-time', $target, '--target-action', 'promote' ]);
+is($copy->safe_psql('postgres', 'SELECT max(a) FROM t'), 3, 'recovered to the moment');
+$copy->teardown_node;
+
+# --- damage to one segment in the middle; the LSN range is named, a target beyond is refused, one before is not
+my ($before, $hit, $after) = @steps[1, 2, 3];
+my ($low, $high) = map { sql("SELECT $_(dr.segment_range('$hit->{segment}'))") } 'lower', 'upper';
+my %object = map { $_ => $node->wal_object($_->{segment}) } @steps;
+my ($mine, $other) = map { $node->repository->read($object{$_}) } $hit, $before;
+my $restores = 0;
+for my $case (
+	[ 'dropped', sub { $node->repository->remove($object{$hit}) }, 1 ],
+	[ 'cut', sub { $node->repository->write($object{$hit}, substr $mine, 0, length($mine) - 100) }, 1 ],
+	[ 'cut at a chunk', sub { $node->repository->write($object{$hit}, substr $mine, 0, 64 + 56 + 16400) }, 1 ],
+	[ 'emptied', sub { $node->repository->write($object{$hit}, '') }, 1 ],
+	[ 'extended', sub { $node->repository->write($object{$hit}, $mine . 'x' x 50) }, 1 ],
+	[ 'swapped', sub { $node->repository->write($object{$hit}, $other) }, length($mine) != length($other) ])
+{
+	my ($what, $damage, $seen) = @$case;
+	$damage->();
+	if ($seen)
+	{
+		like(sql('SELECT what, name FROM dr_sync()'), qr/^WAL (missing|changed)\|\Q$object{$hit}\E$/m, "$what: the inventory finds it");
+		is(sql('SELECT gaps FROM dr_wal'), "{[$low,$high)}", "$what: a gap, with its range");
+		is(sql('SELECT latest_lsn FROM dr_recovery_windows'), $low, "$what: the window ends before it");
+		like(sql("SELECT possible, detail FROM dr_can_recover('$after->{at}')"), qr/^f\|.*\Q$low\E/, "$what: a moment behind it can't be recovered");
+		is(sql("SELECT possible FROM dr_can_recover('$before->{at}')"), 't', "$what: one before it can");
+	}
+	for my $beyond ([], [ '--target-lsn', $after->{lsn} ], [ '--target-time', $after->{at} ])
+	{
+		my ($none, $exit, undef, $err) = $node->try_restore('refused' . ++$restores, @$beyond);
+		isnt($exit, 0, "$what: a restore beyond is refused: @$beyond");
+		like($err, $beyond->[0] && $beyond->[0] eq '--target-lsn' && $what eq 'dropped' ? qr/\Q$low\E/ : qr/\Q$hit->{segment}\E.*\Q$low\E/s, "$what: and says what is missing: @$beyond");
+		ok(!-e $none->data_dir || !slurp_dir_names($none->data_dir), "$what: nothing is written: @$beyond");
+	}
+	my ($copy, $exit, undef, $err) = $node->try_restore('before' . ++$restores, '--target-lsn', $before->{lsn}, '--target-action', 'promote');
+	is($exit, 0, "$what: a restore before it is not") or diag $err;
+	$node->repository->write($object{$hit}, $mine);
+	sql('SELECT count(*) FROM dr_sync()');
+	is(sql('SELECT isempty(gaps) FROM dr_wal'), 't', "$what: brought back, the gap is closed");
+}
+
+sub slurp_dir_names { return grep { !/^\.\.?$/ } slurp_dir($_[0]) }
+
+# --- across a timeline switch: promotion of a copy in the middle, the old timeline goes on elsewhere
+my $second = $node->full_backup;
+my @later = map { step() } 1 .. 2;
+$node->wait_archived;
+$node->stop;
+my $new = $node->restored('new', args => [ '--target-lsn', $later[0]{lsn}, '--target-action', 'promote', '--backup', $second ]);
+$new->safe_psql('postgres', 'SELECT dr_adopt()');
+$new->safe_psql('postgres', 'INSERT INTO t VALUES (100)');
+my $late = $new->safe_psql('postgres', 'SELECT clock_timestamp()');
+sleep 0.1;
+$new->safe_psql('postgres', 'INSERT INTO t VALUES (101)');	# the server wants to see a commit behind its target
+$new->wait_archived;
+$new->safe_psql('postgres', 'SELECT count(*) FROM dr_sync()');
+is($new->safe_psql('postgres', 'SELECT count(*), bool_and(isempty(gaps)) FROM dr_wal'), '2|t', 'two timelines');
+is($new->safe_psql('postgres', "SELECT string_agg(backup, ' ' ORDER BY backup), count(DISTINCT latest_lsn) FROM dr_recovery_windows"),
+	join(' ', sort $first, $second) . '|1', 'both backups reach across the switch');
+is($new->safe_psql('postgres', "SELECT possible, backup FROM dr_can_recover('$late')"), "t|$second", 'a moment on the new timeline');
+for my $backup ($first, $second)
+{
+	my $across = $new->restored("across_$backup", args => [ '--backup', $backup, '--target-time', $late, '--target-action', 'promote' ]);
+	is($across->safe_psql('postgres', 'SELECT max(a), count(*) FROM t'), '100|' . ($later[0]{n} + 1), "$backup: recovered to it");
+	$across->teardown_node;
+}
+
+# --- a timeline of which the history is archived and nothing else: what it was left from ends there
+my ($switch, $segment) = split /\|/, $new->safe_psql('postgres', "SELECT begins, to_hex((first_segment - '0/0')::bigint / (1 << 20)) FROM dr.timelines() WHERE timeline = 2");
+$segment = sprintf '%08X%08X%08X', 1, hex($segment) >> 12, hex($segment) & 0xfff;
+my $child = '00000002' . substr $segment, 8;
+my $bytes_of_child = $node->repository->read($node->wal_object($child));
+$node->repository->remove($_) for $node->wal_object($child), $node->objects(qr{/wal/00000002/.*\.frontier$});
+my $server = $node->basedir . '/server';
+mkdir $_ for $server, "$server/pg_wal", "$server/pg_wal/archive_status";
+my @wal_get = ('wal-get', '--system-identifier', $node->system_identifier, $node->access);
+my $to = "$server/pg_wal/RECOVERYXLOG";
+is((run_program(@wal_get, $segment, $to))[0], 0, 'the old timeline by itself is whole');
+my $whole = slurp_file($to);
+is((run_program(@wal_get, $child, $to))[0], 1, "the new timeline's first segment is not there");
+is((run_program(@wal_get, $segment, $to))[0], 0, "then the old timeline's");
+my $offset = sprintf '%d', $new->safe_psql('postgres', "SELECT ('$switch'::pg_lsn - '0/0') % (1 << 20)");
+is(slurp_file($to), substr($whole, 0, $offset) . "\0" x ((1 << 20) - $offset), 'ends where the new one begins');
+isnt(substr($whole, $offset), "\0" x ((1 << 20) - $offset), 'and had more');
+$node->repository->write($node->wal_object($child), $bytes_of_child);
+
+# --- privileges: monitoring may look
+$new->safe_psql('postgres', 'CREATE ROLE watcher LOGIN IN ROLE pg_monitor');
+is($new->safe_psql('postgres', 'SET ROLE watcher; SELECT count(*) FROM dr_wal; SELECT count(*) > 0 FROM dr_recovery_windows; SELECT possible FROM dr_can_recover(now()) ') =~ s/\n/ /gr,
+	'2 t f', 'pg_monitor may look');
+$new->stop;
+
+done_testing();
