@@ -21,7 +21,7 @@ my $ledger = PgDr::Ledger->new($node);
 $node->full_backup;
 $node->poll_query_until('postgres', q{SELECT state = 'streaming' FROM dr.tail()});
 
-sub say_line { print "# @_\n"; return }
+sub say_line { note "@_"; return }
 
 # Stored in a minute: pieces are removed again, so the tail itself counts them.
 sub rate
@@ -34,7 +34,7 @@ sub rate
 	say_line(sprintf '%s: %d pieces and segments in %d s, %d PUT an hour', $what, $n, $seconds, $n * 3600 / $seconds);
 	return;
 }
-my $minute = $runs > 10 ? 60 : 15;
+my $minute = $ENV{SECONDS_OF_RATES};
 sleep 5;
 rate('idle', $minute);
 my $load = $ledger->start($clients, 400_000);
@@ -47,7 +47,7 @@ my (@lost, @seconds);
 for my $run (1 .. $runs)
 {
 	$node->start;
-	$ledger->forget_missing($node);
+	$ledger->reset;
 	$node->poll_query_until('postgres', q{SELECT state = 'streaming' AND durable IS NOT NULL FROM dr.tail()});
 	my $id = $run % 10 == 1 ? $node->full_backup : '';
 	my $load = $ledger->start($clients);

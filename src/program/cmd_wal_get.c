@@ -6,7 +6,7 @@
  * only above 125 it aborts.  So 1 is said only when wal_serve says so (G3); all
  * else is EXIT_ABORT.  Most files come from a process that works ahead
  * (wal_spool.c); where there is none, this one does it all.  The destination
- * appears by rename, whole and synced; a crash leaves at most a temporary beside it.
+ * appears by rename, whole; a crash leaves at most a temporary beside it.
  *
  * Copyright (c) 2026, pg_dr contributors
  */

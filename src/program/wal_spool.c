@@ -95,7 +95,11 @@ io_error(DrError *err, const char *path)
 	return dr_error(err, DR_IO, "could not write \"%s\": %s", path, strerror(errno));
 }
 
-/* A file that nobody else writes, whole and synced. */
+/*
+ * A file that nobody else writes, whole, its bytes on the disk.  Not synced: the
+ * server does that with every file that it gets, and would wait for the file
+ * system's journal behind us.  Through the page cache: it is read at once.
+ */
 static bool
 write_temporary(const char *temporary, const Bytes *plain, DrError *err)
 {
@@ -112,7 +116,8 @@ write_temporary(const char *temporary, const Bytes *plain, DrError *err)
 		ok = w > 0;
 		done += ok ? w : 0;
 	}
-	ok = ok && fsync(fd) == 0;
+	if (ok)
+		sync_file_range(fd, 0, 0, SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER);
 	if (fd >= 0)
 		ok = close(fd) == 0 && ok;
 	if (!ok)
@@ -154,9 +159,8 @@ options_digest(const Access *a, char out[17])
 /* ---- fetching ahead; the working directory is the spool's ---- */
 
 static void
-run_entry(Spool *s, Entry *e)
+run_entry(Spool *s, Entry *e, Bytes *plain)
 {
-	Bytes		plain = {0};
 	SealHeader	header;
 	DrError		err;
 	char		temporary[64];
@@ -165,9 +169,8 @@ run_entry(Spool *s, Entry *e)
 	snprintf(temporary, sizeof(temporary), "%s.%d", e->file, (int) (e - s->entries));
 	e->state = ENTRY_RUNS;
 	pthread_mutex_unlock(&s->lock);
-	there = wal_fetch(&s->repo, s->access.system_identifier, e->file, &plain, &header, &err) == STORE_OK &&
-		write_temporary(temporary, &plain, &err);
-	bytes_free(&plain);
+	there = wal_fetch(&s->repo, s->access.system_identifier, e->file, plain, &header, &err) == STORE_OK &&
+		write_temporary(temporary, plain, &err);
 	pthread_mutex_lock(&s->lock);
 
 	/* Under its own name only while it is wanted: else somebody may have asked for it again. */
@@ -183,6 +186,7 @@ static void *
 work(void *arg)
 {
 	Spool	   *s = arg;
+	Bytes		plain = {0};	/* kept from one segment to the next */
 
 	pthread_mutex_lock(&s->lock);
 	for (;;)
@@ -197,7 +201,7 @@ work(void *arg)
 				next = e;
 		}
 		if (next != NULL)
-			run_entry(s, next);
+			run_entry(s, next, &plain);
 		else
 			pthread_cond_wait(&s->work, &s->lock);
 	}

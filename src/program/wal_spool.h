@@ -22,7 +22,7 @@ typedef enum SpoolAnswer
 /* Ask for a file, to be put at path; starts the process when there is none. */
 extern SpoolAnswer spool_ask(const Access *access, const char *file, const char *path, DrError *err);
 
-/* Write a whole file beside path, synced, and rename it into place. */
+/* Write a whole file beside path and rename it into place; the server syncs what it gets. */
 extern bool spool_write(const char *path, const Bytes *plain, DrError *err);
 
 #endif							/* PGDR_WAL_SPOOL_H */

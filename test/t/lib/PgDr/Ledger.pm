@@ -91,6 +91,15 @@ sub missing
 	return scalar @missing;
 }
 
+# From the beginning.
+sub reset
+{
+	my ($self) = @_;
+	$self->{node}->safe_psql('postgres', 'TRUNCATE ledger');
+	$self->{acknowledged} = {};
+	return;
+}
+
 # They never happened: a restored cluster goes on without them.
 sub forget_missing
 {
