@@ -33,6 +33,15 @@ access_open(const Access *a, bool impatient, Repository *repo, DrError *err)
 	return repository_open(repo, &access, false, err);
 }
 
+bool
+access_open_again(const Access *a, Repository *repo, DrError *err)
+{
+	if (!access_open(a, true, repo, err))
+		return false;
+	store_set_patience(repo->store, STORE_PATIENCE_PERSON);
+	return true;
+}
+
 const char *
 access_missing(const Access *a)
 {

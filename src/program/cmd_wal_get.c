@@ -28,14 +28,14 @@
 
 /* Without the help of a process that works ahead. */
 static StoreResult
-get_alone(const Access *a, const char *file, const char *path, DrError *err)
+get_alone(const Access *a, bool wait, const char *file, const char *path, DrError *err)
 {
 	Repository	repo;
 	WalServe	serve = {.repo = &repo,.sysid = a->system_identifier,.threads = FETCH_THREADS};
 	Bytes		plain = {0};
 	StoreResult r;
 
-	if (!access_open(a, false, &repo, err))
+	if (!(wait ? access_open_again(a, &repo, err) : access_open(a, false, &repo, err)))
 		return STORE_FAILED;
 	r = wal_serve(&serve, file, &plain, err);
 	if (r == STORE_OK && !spool_write(path, &plain, err))
@@ -47,15 +47,15 @@ get_alone(const Access *a, const char *file, const char *path, DrError *err)
 }
 
 static SpoolAnswer
-get_once(const Access *a, const char *file, const char *path, DrError *err)
+get_once(const Access *a, bool wait, const char *file, const char *path, DrError *err)
 {
 	/* Who holds a step wants it here. */
-	SpoolAnswer answer = getenv("PG_DR_HOLD_AT") ? SPOOL_NONE : spool_ask(a, file, path, err);
+	SpoolAnswer answer = getenv("PG_DR_HOLD_AT") ? SPOOL_NONE : spool_ask(a, wait, file, path, err);
 	StoreResult r;
 
 	if (answer != SPOOL_NONE)
 		return answer;
-	r = get_alone(a, file, path, err);
+	r = get_alone(a, wait, file, path, err);
 	return r == STORE_OK ? SPOOL_STORED : r == STORE_ABSENT ? SPOOL_ABSENT : SPOOL_FAILED;
 }
 
@@ -71,7 +71,7 @@ get(const Access *a, const char *file, const char *path, bool wait)
 	int64		said = 0;
 	SpoolAnswer answer;
 
-	while ((answer = get_once(a, file, path, &err)) == SPOOL_FAILED && wait && err.code == DR_IO)
+	while ((answer = get_once(a, wait, file, path, &err)) == SPOOL_FAILED && wait && err.code == DR_IO)
 	{
 		if (time_now() - said > SAY_AGAIN_US)
 		{

@@ -145,10 +145,10 @@ spool_write(const char *path, const Bytes *plain, DrError *err)
 
 /* What tells one set of options from another, without telling them. */
 static void
-options_digest(const Access *a, char out[17])
+options_digest(const Access *a, bool wait, char out[17])
 {
 	uint8		hash[32];
-	char	   *text = psprintf("%s\n%s\n%s\n%s\n" PGDR_VERSION, a->url, a->key_file,
+	char	   *text = psprintf("%d\n%s\n%s\n%s\n%s\n" PGDR_VERSION, wait, a->url, a->key_file,
 								a->credentials_file ? a->credentials_file : "", a->system_identifier);
 
 	sha256(text, strlen(text), hash);
@@ -568,7 +568,7 @@ detach(int directory, int ready)
  * "ready" by the pipe, or nothing.
  */
 pg_attribute_noreturn() static void
-serve(const Access *access, int directory, int ready)
+serve(const Access *access, bool wait, int directory, int ready)
 {
 	Spool		s = {.access = *access,.lock = PTHREAD_MUTEX_INITIALIZER,.work = PTHREAD_COND_INITIALIZER,
 	.done = PTHREAD_COND_INITIALIZER};
@@ -583,8 +583,8 @@ serve(const Access *access, int directory, int ready)
 		flock(lock, LOCK_EX | LOCK_NB) != 0)
 		_exit(EXIT_SUCCESS);
 	clear_directory();
-	options_digest(access, s.digest);
-	if (access_open(access, false, &s.repo, &err) && (listener = listen_here()) >= 0)
+	options_digest(access, wait, s.digest);
+	if ((wait ? access_open_again(access, &s.repo, &err) : access_open(access, false, &s.repo, &err)) && (listener = listen_here()) >= 0)
 	{
 		s.serve = (WalServe) {.repo = &s.repo,.sysid = access->system_identifier,.threads = SPOOL_THREADS};
 		if (write(ready, "1", 1) == 1)
@@ -642,7 +642,7 @@ connect_to(int directory)
 }
 
 static void
-start_process(const Access *access, int directory)
+start_process(const Access *access, bool wait, int directory)
 {
 	int			ready[2];
 	char		byte;
@@ -654,7 +654,7 @@ start_process(const Access *access, int directory)
 	if (pid == 0)
 	{
 		close(ready[0]);
-		serve(access, directory, ready[1]);
+		serve(access, wait, directory, ready[1]);
 	}
 	close(ready[1]);
 	if (pid > 0)
@@ -689,7 +689,7 @@ understand(const char *line, int directory, const char *file, const char *path, 
 }
 
 SpoolAnswer
-spool_ask(const Access *access, const char *file, const char *path, DrError *err)
+spool_ask(const Access *access, bool wait, const char *file, const char *path, DrError *err)
 {
 	int			directory = open_directory(path);
 	char		question[128];
@@ -703,10 +703,10 @@ spool_ask(const Access *access, const char *file, const char *path, DrError *err
 	fd = connect_to(directory);
 	if (fd < 0)
 	{
-		start_process(access, directory);
+		start_process(access, wait, directory);
 		fd = connect_to(directory);
 	}
-	options_digest(access, digest);
+	options_digest(access, wait, digest);
 	snprintf(question, sizeof(question), "%s %.63s", digest, file);
 	if (fd >= 0 && write_line(fd, question) && read_line(fd, line, sizeof(line), ANSWER_S))
 		answer = understand(line, directory, file, path, err);

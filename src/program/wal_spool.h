@@ -19,8 +19,12 @@ typedef enum SpoolAnswer
 	SPOOL_NONE					/* there is no such process, or it works for other options: do it yourself */
 } SpoolAnswer;
 
-/* Ask for a file, to be put at path; starts the process when there is none. */
-extern SpoolAnswer spool_ask(const Access *access, const char *file, const char *path, DrError *err);
+/*
+ * Ask for a file, to be put at path; starts the process when there is none.
+ * wait: who asks will ask again (access_open_again).
+ */
+extern SpoolAnswer spool_ask(const Access *access, bool wait, const char *file, const char *path,
+							 DrError *err);
 
 /* Write a whole file beside path and rename it into place; the server syncs what it gets. */
 extern bool spool_write(const char *path, const Bytes *plain, DrError *err);
