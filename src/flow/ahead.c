@@ -114,16 +114,16 @@ offer(Ahead *a, const char *file)
 	strcpy(a->known[at], file);
 }
 
-/* Every WAL file that is ready, in no order, until visit says that it is enough. */
+/* The server looks for itself: a directory that can't be read only means no look ahead. */
 static void
-visit_ready(const char *data_directory, bool (*visit) (void *arg, const char *file), void *arg)
+look(Ahead *a, const char *after)
 {
-	char	   *path = psprintf("%s/pg_wal/archive_status", data_directory);
+	char	   *path = psprintf("%s/pg_wal/archive_status", a->data_directory);
 	DIR		   *dir = opendir(path);
 	struct dirent *entry;
-	bool		more = true;
 
-	while (more && dir != NULL && (entry = readdir(dir)) != NULL)
+	a->n_known = a->next_known = 0;
+	while (dir != NULL && (entry = readdir(dir)) != NULL)
 	{
 		size_t		n = strlen(entry->d_name);
 		char		file[FILE_NAME_MAX + 1];
@@ -133,62 +133,12 @@ visit_ready(const char *data_directory, bool (*visit) (void *arg, const char *fi
 			continue;
 		memcpy(file, entry->d_name, n - 6);
 		file[n - 6] = '\0';
-		if (wal_file_parse(file, &wal))
-			more = visit(arg, file);
+		if (wal_file_parse(file, &wal) && compare_files(file, after) > 0 && find_slot(a, file) == NULL)
+			offer(a, file);
 	}
 	if (dir != NULL)
 		closedir(dir);
 	pfree(path);
-}
-
-typedef struct Look
-{
-	Ahead	   *ahead;
-	const char *after;
-} Look;
-
-static bool
-see_ready(void *arg, const char *file)
-{
-	Look	   *l = arg;
-
-	if (compare_files(file, l->after) > 0 && find_slot(l->ahead, file) == NULL)
-		offer(l->ahead, file);
-	return true;
-}
-
-/* The server looks for itself: a directory that can't be read only means no look ahead. */
-static void
-look(Ahead *a, const char *after)
-{
-	Look		l = {a, after};
-
-	a->n_known = a->next_known = 0;
-	visit_ready(a->data_directory, see_ready, &l);
-}
-
-typedef struct Before
-{
-	const char *segment;
-	bool		found;
-} Before;
-
-static bool
-see_before(void *arg, const char *file)
-{
-	Before	   *b = arg;
-
-	b->found = strlen(file) == 24 && strcmp(file, b->segment) < 0;
-	return !b->found;
-}
-
-bool
-wal_waits_before(const char *data_directory, const char *segment)
-{
-	Before		b = {segment, false};
-
-	visit_ready(data_directory, see_before, &b);
-	return b.found;
 }
 
 /* ---- slots ---- */

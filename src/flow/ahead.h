@@ -40,7 +40,4 @@ extern int	ahead_threads(int jobs, uint32 segment_size);
  */
 extern bool ahead_take(Ahead *a, const char *file, WalStored *stored, DrError *err);
 
-/* Does a segment that sorts before this one wait for the archiver? */
-extern bool wal_waits_before(const char *data_directory, const char *segment);
-
 #endif							/* PGDR_AHEAD_H */

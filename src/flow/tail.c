@@ -11,6 +11,7 @@
  */
 #include "flow/tail.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <sys/eventfd.h>
@@ -64,6 +65,7 @@ struct Tail
 	int64		left_since;
 	XLogRecPtr	durable;		/* L1 */
 	XLogRecPtr	first_segment;	/* that we ship: what is before is the archiver's */
+	bool		base_is_archived;	/* the feeding thread's alone */
 
 	int			interval_ms;
 	bool		synchronous;
@@ -414,6 +416,39 @@ tail_feed(Tail *t, XLogRecPtr begin, const void *data, size_t n, DrError *err)
 
 /* ---- out ---- */
 
+/*
+ * Is every segment before our first one archived?  The server's word for it is
+ * .done: that nothing is .ready proves nothing after a crash, which may have taken
+ * the mark with it.  What can't be found out is not so.
+ */
+static bool
+base_is_archived(const Tail *t)
+{
+	char	   *path = psprintf("%s/pg_wal", t->o.data_directory);
+	DIR		   *dir = opendir(path);
+	struct dirent *entry;
+	char		first[25];
+	bool		archived = dir != NULL;
+
+	wal_segment_name(first, t->tli, t->first_segment / t->o.segment_size, t->o.segment_size);
+	while (archived && (errno = 0, entry = readdir(dir)) != NULL)
+	{
+		WalFile		wal;
+		char	   *done;
+
+		if (!wal_file_parse(entry->d_name, &wal) || wal.kind != KIND_WAL || strcmp(entry->d_name, first) >= 0)
+			continue;
+		done = psprintf("%s/archive_status/%s.done", path, entry->d_name);
+		archived = access(done, F_OK) == 0;
+		pfree(done);
+	}
+	archived = archived && errno == 0;
+	if (dir != NULL)
+		closedir(dir);
+	pfree(path);
+	return archived;
+}
+
 /* The lock is held.  L2, L5. */
 static int64
 due_at(const Tail *t)
@@ -431,10 +466,17 @@ tail_ship(Tail *t, DrError *err)
 {
 	uint64		woken;
 	ssize_t		ignored = read(t->wakeup, &woken, sizeof(woken));
+	bool		base = t->base_is_archived || base_is_archived(t);
 	bool		ok = true;
 
 	(void) ignored;				/* nothing there: nobody woke us */
 	pthread_mutex_lock(&t->lock);
+	t->base_is_archived = base;
+	if (base && t->durable == InvalidXLogRecPtr)
+	{
+		t->durable = t->first_segment;
+		advance(t);
+	}
 	for (int i = 0; ok && i < PIECES_AT_ONCE; i++)
 		if (t->pieces[i].state == PIECE_FAILED)
 		{

@@ -12,7 +12,6 @@
 
 #include <poll.h>
 
-#include "flow/ahead.h"
 #include "flow/tail.h"
 #include "net/replication.h"
 
@@ -30,7 +29,6 @@ typedef struct Stream
 	TailStatus	emitted;		/* to the module */
 	int64		emitted_at;
 	bool		reply_wanted;
-	bool		base_known;		/* segments before ours are archived */
 } Stream;
 
 bool
@@ -70,26 +68,6 @@ take_what_came(Stream *s, DrError *err)
 		s->reply_wanted |= got && m.reply_wanted;
 	}
 	return true;
-}
-
-/*
- * Nothing that is older than our first segment waits for the archiver any more:
- * then all before it is durable, as far as it ever was archived.
- */
-static void
-look_for_base(Stream *s, XLogRecPtr from)
-{
-	char		first[25];
-	char		before[25];
-
-	if (s->base_known)
-		return;
-	wal_segment_name(first, s->source.timeline, from / s->agent->wal_segment_size, s->agent->wal_segment_size);
-	s->base_known = !wal_waits_before(s->agent->data_directory, first);
-	if (!s->base_known)
-		return;
-	wal_segment_name(before, s->source.timeline, from / s->agent->wal_segment_size - 1, s->agent->wal_segment_size);
-	tail_archived(s->tail, before);
 }
 
 static bool
@@ -139,13 +117,12 @@ wait_for_something(Stream *s)
 }
 
 static bool
-stream(Stream *s, XLogRecPtr from, DrError *err)
+stream(Stream *s, DrError *err)
 {
 	TailStatus	now;
 
 	for (;;)
 	{
-		look_for_base(s, from);
 		if (!take_what_came(s, err) || !tail_ship(s->tail, err))
 			return false;
 		tail_status(s->tail, &now);
@@ -200,7 +177,7 @@ agent_tail(Agent *a, json_t *request, DrError *err)
 	if (ok)
 	{
 		agent_emit(json_pack("{s:s, s:i}", "event", "streaming", "pid", replication_pid(s.replication)));
-		ok = stream(&s, from, err);
+		ok = stream(&s, err);
 	}
 	if (s.replication != NULL)
 		replication_close(s.replication);

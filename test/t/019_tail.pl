@@ -170,6 +170,33 @@ ok($ours eq $theirs . "\0" x (length($ours) - length($theirs)) && length($ours) 
 (($reader_exit) = $node->reader('verify'));
 is($reader_exit, 0, 'and finds no problem');
 
+# --- a power failure takes the mark that a segment waits for the archiver: that nothing is marked
+# does not mean that everything is archived (wal_keep_size keeps the server from marking it again)
+$node->append_conf('postgresql.conf', "wal_keep_size = 1GB\nautovacuum = off");
+$node->start;
+$node->wait_archived;
+my $held = -s $node->logfile;
+$node->hold_at('archive.read');
+my $unmarked = $node->safe_psql('postgres', q{SELECT pg_create_restore_point('x') IS NULL; SELECT pg_walfile_name(pg_switch_wal())}) =~ s/.*\n//sr;
+$node->wait_held('archive.read', $held);
+$ledger->add(1);
+$node->machine_dies;
+unlink $node->data_dir . "/pg_wal/archive_status/$unmarked.ready" or die "$unmarked.ready: $!";
+$node->append_conf('postgresql.conf', "pg_dr.debug_hold_at = ''");
+$node->start;
+$node->poll_query_until('postgres', q{SELECT state = 'streaming' FROM dr.tail()});
+$ledger->add(1);
+sleep 2;
+ok(!$node->archived($unmarked), 'a segment that lost its mark is not archived');
+is(tail('durable IS NULL'), 't', 'and nothing behind it is called durable');
+$node->stop('immediate');
+append_to_file($node->data_dir . "/pg_wal/archive_status/$unmarked.ready", '');
+$node->start;
+wait_shipped();
+ok($node->archived($unmarked), 'once it is archived, the rest is');
+$node->append_conf('postgresql.conf', 'wal_keep_size = 0');
+$node->stop('immediate');
+
 # --- pg_hba.conf refuses: said, with the line to add; archiving goes on
 $node->start;
 my $hba = $node->data_dir . '/pg_hba.conf';
