@@ -277,3 +277,23 @@ wal_fetch(Repository *repo, const char *sysid, const char *file, Bytes *plain, S
 		return STORE_FAILED;
 	return r;
 }
+
+bool
+wal_history(Repository *repo, const char *sysid, TimeLineID tli, History *h, DrError *err)
+{
+	char		file[32];
+	Bytes		text = {0};
+	SealHeader	header;
+	bool		ok;
+
+	if (tli == 1)
+	{
+		history_single(h, 1);
+		return true;
+	}
+	snprintf(file, sizeof(file), "%08X.history", tli);
+	ok = wal_fetch(repo, sysid, file, &text, &header, err) == STORE_OK &&
+		history_parse(h, tli, (char *) text.data, text.len, file, err);
+	bytes_free(&text);
+	return ok;
+}

@@ -7,6 +7,7 @@
 #ifndef PGDR_WAL_H
 #define PGDR_WAL_H
 
+#include "core/timeline.h"
 #include "flow/repository.h"
 
 typedef struct WalStored
@@ -47,6 +48,9 @@ extern bool wal_seal(Repository *repo, WalWorkspace *space, const Bytes *plain, 
 /* The file's plain bytes, opened and checked whole. */
 extern StoreResult wal_fetch(Repository *repo, const char *sysid, const char *file, Bytes *plain,
 							 SealHeader *header, DrError *err);
+
+/* A timeline's history, from its file; the first timeline has none. */
+extern bool wal_history(Repository *repo, const char *sysid, TimeLineID tli, History *h, DrError *err);
 
 /* The first n bytes of a segment of so many: whose it is, and how long it must be. */
 extern bool wal_header_check(const uint8 *data, size_t n, uint64 size, const char *sysid,

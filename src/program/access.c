@@ -34,11 +34,12 @@ access_open(const Access *a, bool impatient, Repository *repo, DrError *err)
 }
 
 bool
-access_open_again(const Access *a, Repository *repo, DrError *err)
+access_open_for_recovery(const Access *a, bool wait, Repository *repo, DrError *err)
 {
-	if (!access_open(a, true, repo, err))
+	if (!access_open(a, wait, repo, err))
 		return false;
-	store_set_patience(repo->store, STORE_PATIENCE_PERSON);
+	if (wait)
+		store_set_patience(repo->store, STORE_PATIENCE_PERSON);
 	return true;
 }
 

@@ -36,15 +36,15 @@ enum
 /* True when the option was one of these. */
 extern bool access_option(Access *a, int option, const char *value);
 
-/*
- * The same for who tries again by himself, for ever: what the store does not do
- * within 20 seconds is an error, so that it can be said.
- */
-extern bool access_open_again(const Access *a, Repository *repo, DrError *err);
-
 /* Open the repository that they name; impatient: see RepositoryAccess;
  * somebody who waits will want to know what is in it, too. */
 extern bool access_open(const Access *a, bool impatient, Repository *repo, DrError *err);
+
+/*
+ * For wal-get.  wait: who asks tries again by himself, for ever; what the store
+ * does not do within 20 seconds is an error then, so that it can be said.
+ */
+extern bool access_open_for_recovery(const Access *a, bool wait, Repository *repo, DrError *err);
 
 /* Are the required ones there?  NULL, or what is missing. */
 extern const char *access_missing(const Access *a);

@@ -35,7 +35,7 @@ get_alone(const Access *a, bool wait, const char *file, const char *path, DrErro
 	Bytes		plain = {0};
 	StoreResult r;
 
-	if (!(wait ? access_open_again(a, &repo, err) : access_open(a, false, &repo, err)))
+	if (!access_open_for_recovery(a, wait, &repo, err))
 		return STORE_FAILED;
 	r = wal_serve(&serve, file, &plain, err);
 	if (r == STORE_OK && !spool_write(path, &plain, err))

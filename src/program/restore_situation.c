@@ -44,28 +44,13 @@ load_wal(void *arg, DrError *err)
 }
 
 static bool
-load_history(Situation *s, TimeLineID tli, History *h, DrError *err)
+load_history(Situation *s, TimeLineID tli, DrError *err)
 {
-	char		file[32];
-	Bytes		text = {0};
-	SealHeader	header;
-	bool		ok;
-
-	if (tli == 1)
-	{
-		history_single(h, 1);
+	if (wal_history(&s->repo, s->sysid, tli, &s->history, err))
 		return true;
-	}
-	snprintf(file, sizeof(file), "%08X.history", tli);
-	if (wal_fetch(&s->repo, s->sysid, file, &text, &header, err) != STORE_OK)
-	{
-		if (err->code == DR_ABSENT)
-			dr_hint(err, "The history of timeline %u is not archived; give another --target-timeline.", tli);
-		return false;
-	}
-	ok = history_parse(h, tli, (char *) text.data, text.len, file, err);
-	bytes_free(&text);
-	return ok;
+	if (err->code == DR_ABSENT)
+		dr_hint(err, "The history of timeline %u is not archived; give another --target-timeline.", tli);
+	return false;
 }
 
 /*
@@ -94,11 +79,11 @@ choose_history(Situation *s, const RestoreOptions *o, DrError *err)
 	char	   *end;
 
 	if (o->timeline == NULL || strcmp(o->timeline, "latest") == 0)
-		return latest_timeline(s, &tli, err) && load_history(s, tli, &s->history, err);
+		return latest_timeline(s, &tli, err) && load_history(s, tli, err);
 	tli = (TimeLineID) strtoul(o->timeline, &end, 10);
 	if (*end != '\0' || tli == 0 || o->timeline[0] == '-')
 		return dr_error(err, DR_CONFIG, "\"%s\" is not a timeline", o->timeline);
-	return load_history(s, tli, &s->history, err);
+	return load_history(s, tli, err);
 }
 
 /* ---- the backup ---- */

@@ -38,7 +38,6 @@
 #include <unistd.h>
 
 #include "core/step.h"
-#include "core/timeline.h"
 #include "flow/wal_serve.h"
 #include "program/agent.h"
 #include "program/wal_spool.h"
@@ -342,22 +341,6 @@ fetch_now(Spool *s, const char *file, const WalFile *wal, DrError *err)
 
 /* ---- timelines ---- */
 
-static bool
-load_history(Spool *s, DrError *err)
-{
-	char		file[32];
-	Bytes		text = {0};
-	SealHeader	header;
-	bool		ok = s->history.n > 0;
-
-	snprintf(file, sizeof(file), "%08X.history", s->newest);
-	if (!ok)
-		ok = wal_fetch(&s->repo, s->access.system_identifier, file, &text, &header, err) == STORE_OK &&
-			history_parse(&s->history, s->newest, (char *) text.data, text.len, file, err);
-	bytes_free(&text);
-	return ok;
-}
-
 /*
  * Recovery that asked for a newer timeline's segment, and then for an older one's
  * because the former is not there yet, would replay the latter beyond the point
@@ -375,7 +358,7 @@ cut_at_switch(Spool *s, const char *file, const WalFile *wal, DrError *err)
 
 	if (wal->timeline >= s->newest)
 		return true;
-	if (!load_history(s, err))
+	if (s->history.n == 0 && !wal_history(&s->repo, s->access.system_identifier, s->newest, &s->history, err))
 		return err->code == DR_ABSENT;	/* recovery has it from elsewhere */
 	e = history_find(&s->history, wal->timeline);
 	begin = wal_segment_number(wal, s->serve.segment_size) * s->serve.segment_size;
@@ -584,7 +567,7 @@ serve(const Access *access, bool wait, int directory, int ready)
 		_exit(EXIT_SUCCESS);
 	clear_directory();
 	options_digest(access, wait, s.digest);
-	if ((wait ? access_open_again(access, &s.repo, &err) : access_open(access, false, &s.repo, &err)) && (listener = listen_here()) >= 0)
+	if (access_open_for_recovery(access, wait, &s.repo, &err) && (listener = listen_here()) >= 0)
 	{
 		s.serve = (WalServe) {.repo = &s.repo,.sysid = access->system_identifier,.threads = SPOOL_THREADS};
 		if (write(ready, "1", 1) == 1)

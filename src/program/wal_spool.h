@@ -21,7 +21,7 @@ typedef enum SpoolAnswer
 
 /*
  * Ask for a file, to be put at path; starts the process when there is none.
- * wait: who asks will ask again (access_open_again).
+ * wait: who asks will ask again (access_open_for_recovery).
  */
 extern SpoolAnswer spool_ask(const Access *access, bool wait, const char *file, const char *path,
 							 DrError *err);
