@@ -65,9 +65,10 @@ sub process_gone
 {
 	my ($pid) = @_;
 	return 1 unless kill(0, $pid);
-	# A zombie is gone for us: someone else's to reap.
-	return PostgreSQL::Test::Utils::slurp_file("/proc/$pid/stat") =~ /\) Z / if -e "/proc/$pid/stat";
-	return 1;
+	# A zombie is gone for us: someone else's to reap.  It may go while we look.
+	open my $stat, '<', "/proc/$pid/stat" or return 1;
+	my $line = <$stat>;
+	return !defined $line || $line =~ /\) Z /;
 }
 
 # ------------------------------------------------------------------ programs
