@@ -16,9 +16,13 @@
 #include "nodes/pg_list.h"
 #include "utils/timestamp.h"
 
+#include "catalog/storage_xlog.h"
+#include "replication/slot.h"
+
 #if PG_VERSION_NUM >= 160000
 #include "access/xlogbackup.h"
 #include "archive/archive_module.h"
+#include "storage/relfilelocator.h"
 #else
 #include "postmaster/pgarch.h"
 #endif
@@ -141,6 +145,58 @@ dr_server_backup_stop(DrServerBackup *b)
 	b->stop_timeline = b->state->stoptli;
 #else
 	b->stop_lsn = do_pg_backup_stop(b->backup_label, false, &b->stop_timeline);
+#endif
+}
+
+/* Where a relation is stored; 16 renamed the struct, its members, and members of that type. */
+#if PG_VERSION_NUM >= 160000
+typedef RelFileLocator DrLocator;
+#define DR_LOCATOR_TABLESPACE(l)	((l)->spcOid)
+#define DR_LOCATOR_DATABASE(l)		((l)->dbOid)
+#define DR_LOCATOR_RELATION(l)		((l)->relNumber)
+#define DR_PARSED_LOCATORS(parsed)	((parsed)->xlocators)
+#define DR_SMGR_LOCATOR(record)		(&(record)->rlocator)
+#else
+typedef RelFileNode DrLocator;
+#define DR_LOCATOR_TABLESPACE(l)	((l)->spcNode)
+#define DR_LOCATOR_DATABASE(l)		((l)->dbNode)
+#define DR_LOCATOR_RELATION(l)		((l)->relNode)
+#define DR_PARSED_LOCATORS(parsed)	((parsed)->xnodes)
+#define DR_SMGR_LOCATOR(record)		(&(record)->rnode)
+#endif
+
+/* 17 and later have wal_level in checkpoints and their like. */
+#define DR_WAL_LEVEL_IN_CHECKPOINTS	(PG_VERSION_NUM >= 170000)
+
+/* Physical, persistent, nothing else. */
+static inline void
+dr_slot_create(const char *name)
+{
+#if PG_VERSION_NUM >= 170000
+	ReplicationSlotCreate(name, false, RS_PERSISTENT, false, false, false);
+#else
+	ReplicationSlotCreate(name, false, RS_PERSISTENT, false);
+#endif
+}
+
+static inline void
+dr_slot_acquire(const char *name)
+{
+#if PG_VERSION_NUM >= 180000
+	ReplicationSlotAcquire(name, true, false);
+#else
+	ReplicationSlotAcquire(name, true);
+#endif
+}
+
+/* Has the server taken its WAL away?  The slot's spinlock is held. */
+static inline bool
+dr_slot_invalidated(const ReplicationSlot *slot)
+{
+#if PG_VERSION_NUM >= 160000
+	return slot->data.invalidated != RS_INVAL_NONE;
+#else
+	return slot->data.invalidated_at != InvalidXLogRecPtr;
 #endif
 }
 

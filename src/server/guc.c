@@ -31,6 +31,8 @@ int			dr_max_rate;
 int			dr_archive_timeout;
 char	   *dr_wal_conninfo;
 int			dr_wal_ship_interval;
+bool		dr_change_map;
+int			dr_change_map_wal_limit;
 char	   *dr_debug_hold_at;
 
 /* ---- pg_dr.repositories: name=url, name=url ---- */
@@ -260,12 +262,28 @@ define_tail(void)
 							NULL, NULL, NULL);
 }
 
+static void
+define_change_map(void)
+{
+	DefineCustomBoolVariable("pg_dr.change_map",
+							 "Keep which blocks WAL changes, so that incremental backups read only those.",
+							 "It holds a replication slot; off drops it. Switch it off before the module is taken out of shared_preload_libraries.",
+							 &dr_change_map, true, PGC_SIGHUP, 0,
+							 NULL, NULL, NULL);
+	DefineCustomIntVariable("pg_dr.change_map_wal_limit",
+							"How much WAL may be kept from removal for the change map; beyond that it begins anew.",
+							NULL,
+							&dr_change_map_wal_limit, 4096, 1, INT_MAX, PGC_SIGHUP, GUC_UNIT_MB,
+							NULL, NULL, NULL);
+}
+
 void
 dr_define_settings(void)
 {
 	define_places();
 	define_effort();
 	define_tail();
+	define_change_map();
 	DefineCustomStringVariable("pg_dr.debug_hold_at",
 							   "Step at which the next process that reaches it waits for ever; for tests.",
 							   NULL,

@@ -12,6 +12,11 @@
  *	message.c			the lines that are spoken with it
  *	archive.c			archive module, in the archiver
  *	wal_worker.c		static worker that has the tail of the WAL shipped
+ *	change_map.c		static worker that keeps which blocks WAL changed; its parts:
+ *	change_map_wal.c		what a record changes
+ *	change_map_table.c		what is not yet in a file
+ *	change_map_disk.c		the files
+ *	change_map_slot.c		the slot that keeps WAL for it
  *	launcher.c			static worker that starts housekeeping when there is some
  *	housekeeping.c		rows of backups that ended without, rows of WAL segments
  *	backup_worker.c		one worker per backup: its life from row to row
@@ -54,4 +59,5 @@ _PG_init(void)
 	dr_install_shmem_hooks();
 	dr_register_launcher();
 	dr_register_wal_worker();
+	dr_register_change_map();
 }

@@ -24,6 +24,8 @@ extern int	dr_max_rate;
 extern int	dr_archive_timeout;
 extern char *dr_wal_conninfo;
 extern int	dr_wal_ship_interval;
+extern bool dr_change_map;
+extern int	dr_change_map_wal_limit;
 extern char *dr_debug_hold_at;
 
 extern void dr_define_settings(void);
@@ -49,6 +51,10 @@ extern PGDLLEXPORT void dr_backup_worker_main(Datum arg);
 /* wal_worker.c */
 extern void dr_register_wal_worker(void);
 extern PGDLLEXPORT void dr_wal_worker_main(Datum arg);
+
+/* change_map.c */
+extern void dr_register_change_map(void);
+extern PGDLLEXPORT void dr_change_map_main(Datum arg);
 
 /* backup_worker.c: what every worker that is connected to a database does first */
 extern void dr_worker_connect(const char *application_name);

@@ -552,6 +552,139 @@ dr_tail_failed(const DrReport *report)
 	dr_unlock();
 }
 
+/* ---- the change map ---- */
+
+void
+dr_map_worker(Latch *latch)
+{
+	DrChangeMap *map = &dr_shared->map;
+
+	dr_lock(LW_EXCLUSIVE);
+	map->worker_latch = latch;
+	map->state = DR_MAP_STARTING;
+	dr_unlock();
+}
+
+void
+dr_map_off(const char *reason)
+{
+	DrChangeMap *map = &dr_shared->map;
+
+	dr_lock(LW_EXCLUSIVE);
+	map->state = DR_MAP_OFF;
+	copy_text(map->reason, sizeof(map->reason), reason);
+	map->from = map->durable = map->mapped = InvalidXLogRecPtr;
+	map->broken_at = 0;
+	dr_unlock();
+}
+
+void
+dr_map_mapping(void)
+{
+	dr_lock(LW_EXCLUSIVE);
+	dr_shared->map.state = DR_MAP_MAPPING;
+	dr_unlock();
+}
+
+void
+dr_map_begun(const char *why_anew)
+{
+	DrChangeMap *map = &dr_shared->map;
+
+	if (why_anew[0] == '\0')
+		return;
+	dr_lock(LW_EXCLUSIVE);
+	map->broken_at = GetCurrentTimestamp();
+	copy_text(map->broken, sizeof(map->broken), why_anew);
+	dr_unlock();
+}
+
+void
+dr_map_progress(TimeLineID timeline, XLogRecPtr mapped, XLogRecPtr durable, XLogRecPtr from)
+{
+	DrChangeMap *map = &dr_shared->map;
+
+	dr_lock(LW_EXCLUSIVE);
+	map->timeline = timeline;
+	map->mapped = mapped;
+	map->durable = durable;
+	map->from = from;
+	dr_unlock();
+}
+
+void
+dr_map_written(int64 bytes)
+{
+	dr_lock(LW_EXCLUSIVE);
+	dr_shared->map.files++;
+	dr_shared->map.bytes += bytes;
+	dr_unlock();
+}
+
+void
+dr_map_failed(const DrReport *report)
+{
+	DrChangeMap *map = &dr_shared->map;
+
+	dr_lock(LW_EXCLUSIVE);
+	map->state = DR_MAP_FAILED;
+	map->failed_at = GetCurrentTimestamp();
+	map->failure = *report;
+	dr_unlock();
+}
+
+XLogRecPtr
+dr_map_wanted(void)
+{
+	XLogRecPtr	wanted;
+
+	dr_lock(LW_SHARED);
+	wanted = dr_shared->map.wanted;
+	dr_unlock();
+	return wanted;
+}
+
+XLogRecPtr
+dr_map_kept_from(void)
+{
+	XLogRecPtr	keep_from;
+
+	dr_lock(LW_SHARED);
+	keep_from = dr_shared->map.keep_from;
+	dr_unlock();
+	return keep_from;
+}
+
+void
+dr_map_read(DrChangeMap *copy)
+{
+	dr_lock(LW_SHARED);
+	*copy = dr_shared->map;
+	dr_unlock();
+}
+
+void
+dr_map_want(XLogRecPtr lsn)
+{
+	DrChangeMap *map = &dr_shared->map;
+
+	dr_lock(LW_EXCLUSIVE);
+	map->wanted = Max(map->wanted, lsn);
+	wake(map->worker_latch);
+	dr_unlock();
+}
+
+void
+dr_map_keep(XLogRecPtr lsn)
+{
+	DrChangeMap *map = &dr_shared->map;
+
+	dr_lock(LW_EXCLUSIVE);
+	map->keep_from = Max(map->keep_from, lsn);
+	wake(map->worker_latch);
+	dr_unlock();
+}
+
 /* ---- the ring ---- */
 
 int

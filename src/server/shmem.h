@@ -171,6 +171,41 @@ typedef struct DrTail
 	DrReport	failure;
 } DrTail;
 
+/* How the change map stands. */
+typedef enum DrMapState
+{
+	DR_MAP_OFF,					/* reason says why */
+	DR_MAP_STARTING,
+	DR_MAP_MAPPING,
+	DR_MAP_FAILED				/* to be tried again */
+} DrMapState;
+
+typedef struct DrChangeMap
+{
+	Latch	   *worker_latch;
+	DrMapState	state;
+	char		reason[DR_WARNING_MAX + 1];
+
+	/* when it maps: from <= durable <= mapped */
+	TimeLineID	timeline;
+	XLogRecPtr	from;			/* all from here on is known */
+	XLogRecPtr	durable;		/* and in files up to here */
+	XLogRecPtr	mapped;			/* and read up to here */
+	int64		files;			/* written since the server started */
+	int64		bytes;
+
+	/* the last time that it could not be continued; 0: not since the server started */
+	TimestampTz broken_at;
+	char		broken[DR_WARNING_MAX + 1];
+
+	/* what backups want of it */
+	XLogRecPtr	wanted;			/* all before is to be durable */
+	XLogRecPtr	keep_from;		/* what lies before is of no use */
+
+	TimestampTz failed_at;
+	DrReport	failure;
+} DrChangeMap;
+
 /* What the last probe found out about the store. */
 #define DR_PROBE_ROWS	12
 
@@ -208,6 +243,7 @@ typedef struct DrShared
 
 	DrArchiver	archiver;
 	DrTail		tail;
+	DrChangeMap map;
 	uint64		open_generation;	/* moves when the archiver's program must open anew */
 
 	/* ring[i % DR_RING_SIZE] for ring_tail <= i < ring_head */
@@ -288,6 +324,22 @@ extern void dr_tail_streaming(int sender_pid);	/* 0: no longer */
 extern void dr_tail_synchronous(bool synchronous);
 extern void dr_tail_shipped(XLogRecPtr durable, TimestampTz waiting_since, int64 pieces, int64 bytes);
 extern void dr_tail_failed(const DrReport *report);
+
+/* The change map's part, of its worker (whose latch is NULL when it goes)... */
+extern void dr_map_worker(Latch *latch);
+extern void dr_map_off(const char *reason);
+extern void dr_map_mapping(void);
+extern void dr_map_begun(const char *why_anew);	/* empty: there was nothing to continue */
+extern void dr_map_progress(TimeLineID timeline, XLogRecPtr mapped, XLogRecPtr durable, XLogRecPtr from);
+extern void dr_map_written(int64 bytes);
+extern void dr_map_failed(const DrReport *report);
+extern XLogRecPtr dr_map_wanted(void);
+extern XLogRecPtr dr_map_kept_from(void);
+
+/* ... and of those who ask it. */
+extern void dr_map_read(DrChangeMap *copy);
+extern void dr_map_want(XLogRecPtr lsn);
+extern void dr_map_keep(XLogRecPtr lsn);
 
 /* Up to max of the oldest segments of the ring; *from is what dr_ring_consume wants. */
 extern int	dr_ring_read(DrSegment *out, int max, uint64 *from);
