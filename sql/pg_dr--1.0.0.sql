@@ -210,6 +210,13 @@ AS 'MODULE_PATHNAME', 'dr_tail'
 LANGUAGE C VOLATILE PARALLEL SAFE;
 COMMENT ON FUNCTION dr.tail() IS 'how the tail of the WAL is shipped: off, starting, streaming or failed; everything before durable is in the repository, what came since waiting_since is not';
 
+CREATE FUNCTION dr.change_map(OUT state text, OUT timeline bigint, OUT known_from pg_lsn, OUT durable pg_lsn, OUT mapped pg_lsn,
+	OUT files bigint, OUT bytes bigint, OUT error text)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'dr_change_map_state'
+LANGUAGE C VOLATILE PARALLEL SAFE;
+COMMENT ON FUNCTION dr.change_map() IS 'how the change map stands: off, starting, mapping or failed; what changed from known_from on is in files up to durable, and read up to mapped; files and bytes written since the server started';
+
 -- A range of pg_lsn, and its multirange: what there is of WAL.
 CREATE TYPE dr.lsnrange AS RANGE (SUBTYPE = pg_lsn, MULTIRANGE_TYPE_NAME = dr.lsnmultirange);
 COMMENT ON TYPE dr.lsnrange IS 'a range of WAL locations';
@@ -367,8 +374,8 @@ COMMENT ON VIEW @extschema@.dr_status IS 'is the cluster safe? one row per conce
 REVOKE ALL ON FUNCTION @extschema@.dr_backup(text, text, boolean, boolean), @extschema@.dr_cancel(text),
 	@extschema@.dr_check(), @extschema@.dr_sync(), @extschema@.dr_verify(text, text), @extschema@.dr_adopt(),
 	@extschema@.dr_can_recover(timestamptz), dr.jobs(), dr.recent_segments(), dr.state(), dr.timelines(), dr.tail(),
-	dr.segment_range(text) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION dr.jobs(), dr.recent_segments(), dr.state(), dr.timelines(), dr.tail(), dr.segment_range(text),
+	dr.change_map(), dr.segment_range(text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION dr.jobs(), dr.recent_segments(), dr.state(), dr.timelines(), dr.tail(), dr.change_map(), dr.segment_range(text),
 	@extschema@.dr_can_recover(timestamptz), @extschema@.dr_check() TO pg_monitor;
 GRANT USAGE ON SCHEMA dr TO pg_monitor;
 GRANT SELECT ON dr.backup, dr.object, dr.wal_segment, dr.corrupt_page, dr.probe,

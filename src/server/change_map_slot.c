@@ -66,9 +66,20 @@ dr_map_slot_acquire(void)
 XLogRecPtr
 dr_map_slot_make(void)
 {
+	ReplicationSlotPersistentData data;
+	bool		invalidated;
+	int			active_pid;
+
 	dr_map_slot_release();
-	if (SearchNamedReplicationSlot(SLOT_NAME, true) != NULL)
+	if (look_at_slot(&data, &invalidated, &active_pid))
+	{
+		if (data.database != InvalidOid || active_pid != 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_IN_USE),
+					 errmsg("replication slot \"%s\" is somebody else's", SLOT_NAME),
+					 errhint("Drop it, or set pg_dr.change_map to off.")));
 		ReplicationSlotDrop(SLOT_NAME, true);
+	}
 	if (max_replication_slots == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),

@@ -263,58 +263,6 @@ lineage_finding(DrFinding *f)
 	}
 }
 
-/* Not there: what that costs. */
-#define MAP_HINT	"Until it is there again, incremental backups read everything."
-
-static void
-map_is_mapping(DrFinding *f, const DrChangeMap *map)
-{
-	XLogRecPtr	flushed = GetFlushRecPtr(NULL);
-	uint64		lag = flushed > map->mapped ? flushed - map->mapped : 0;
-
-	f->status = "ok";
-	f->detail = psprintf("all changes since %X/%X are known, " UINT64_FORMAT " bytes of WAL wait to be read",
-						 LSN_FORMAT_ARGS(map->from), lag);
-	if (map->broken_at != 0)
-		f->detail = psprintf("%s; it began anew at %s: %s", f->detail, timestamptz_to_str(map->broken_at), map->broken);
-}
-
-static void
-change_map_finding(DrFinding *f)
-{
-	DrChangeMap map;
-
-	dr_map_read(&map);
-	dr_sanitize(map.failure.message, strlen(map.failure.message), false);
-	dr_sanitize(map.failure.hint, strlen(map.failure.hint), false);
-	dr_sanitize(map.broken, strlen(map.broken), false);
-	f->hint = NULL;
-	if (RecoveryInProgress())
-	{
-		f->status = "ok";
-		f->detail = pstrdup("a standby keeps no change map");
-	}
-	else if (map.state == DR_MAP_MAPPING)
-		map_is_mapping(f, &map);
-	else if (map.state == DR_MAP_STARTING)
-	{
-		f->status = "ok";
-		f->detail = pstrdup("starting");
-	}
-	else if (map.state == DR_MAP_OFF)
-	{
-		f->status = "warning";
-		f->detail = psprintf("off: %s", map.reason[0] ? map.reason : "its worker has not started");
-		f->hint = MAP_HINT;
-	}
-	else
-	{
-		f->status = "warning";
-		f->detail = psprintf("failed at %s: %s", timestamptz_to_str(map.failed_at), map.failure.message);
-		f->hint = map.failure.hint[0] ? psprintf("%s " MAP_HINT, map.failure.hint) : MAP_HINT;
-	}
-}
-
 static void
 jobs_finding(DrFinding *f)
 {
@@ -347,7 +295,7 @@ dr_state(PG_FUNCTION_ARGS)
 	put_finding(rsinfo, "lineage", &finding);
 	if (dr_recovery_finding(&finding))
 		put_finding(rsinfo, "recovery", &finding);
-	change_map_finding(&finding);
+	dr_change_map_finding(&finding);
 	put_finding(rsinfo, "change_map", &finding);
 	jobs_finding(&finding);
 	put_finding(rsinfo, "jobs", &finding);

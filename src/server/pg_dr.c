@@ -28,6 +28,7 @@
  *	functions_check.c	dr_check
  *	functions_status.c	the functions below dr_status, dr_progress, dr_wal
  *	functions_wal.c		the functions below dr_recovery_windows, the recovery point
+ *	functions_map.c		the change map's, dr.change_map()
  *	recovery.c			did a restored cluster reach the end of the archive?
  *
  * A crash in _PG_init keeps the server from starting; nothing is left behind.

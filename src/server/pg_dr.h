@@ -64,7 +64,7 @@ extern void dr_worker_connect(const char *application_name);
  */
 extern void dr_put_row(ReturnSetInfo *rsinfo, int columns, const char *const *texts);
 
-/* functions_check.c, functions_status.c, functions_wal.c, recovery.c: one line of dr_check or dr_status */
+/* functions_check.c, functions_status.c, functions_wal.c, functions_map.c, recovery.c: one line of dr_check or dr_status */
 typedef struct DrFinding
 {
 	const char *status;			/* ok, warning, critical */
@@ -75,6 +75,7 @@ typedef struct DrFinding
 extern void dr_archiving_finding(DrFinding *finding);
 extern bool dr_recovery_finding(DrFinding *finding);
 extern void dr_recovery_point_finding(DrFinding *finding);
+extern void dr_change_map_finding(DrFinding *finding);
 
 /* True when archive_mode is on and archive_library is ours. */
 extern bool dr_is_archive_library(void);
