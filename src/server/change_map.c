@@ -431,7 +431,7 @@ continue_with(MapWorker *w, const DrMapFile *last, XLogRecPtr flushed)
 	return true;
 }
 
-/* The timeline's own redo pointer, or 0 when its first checkpoint is still to come. */
+/* Does the last redo pointer lie on it?  If not, its first checkpoint is still to come. */
 static bool
 timeline_has_begun(TimeLineID timeline)
 {

@@ -252,7 +252,7 @@ sql(q{CREATE TABLE r (id int, k int, v text); CREATE INDEX ON r (k); CREATE INDE
 	CREATE INDEX ON r USING gin (to_tsvector('simple', v)); CREATE INDEX ON r USING gist (point(id, k)); CREATE INDEX ON r USING spgist (v);
 	CREATE UNLOGGED TABLE u (i int); CREATE SEQUENCE s});
 my $known_from = state('known_from');
-for my $run (1 .. (campaign() ? 30 : 1))
+for my $run (1 .. $ENV{PGDR_RUNS} // (campaign() ? 30 : 1))
 {
 	for my $what (sort keys %disturbances)
 	{
