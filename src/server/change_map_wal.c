@@ -11,7 +11,9 @@
  * Left out, because a backup takes them whole each time: all forks but the
  * main one (clearing the visibility map is not logged, or without a
  * reference, and the free space map not at all), relation maps, the commit
- * log and its like.
+ * log and its like.  What the server changes without any record (hint bits
+ * without checksums, the pages that an SP-GiST index used last) may be older:
+ * it is the same to a reader.
  *
  * Keeps nothing; a crash here leaves nothing behind.
  *
