@@ -19,8 +19,8 @@ SELECT object, problem FROM dr_verify();
 SELECT name, status FROM dr_check() WHERE name NOT IN ('fsync', 'archiving', 'archive_command');
 -- it is not running any more
 DO $$ BEGIN PERFORM dr_cancel(id) FROM dr_backups; EXCEPTION WHEN undefined_object THEN RAISE NOTICE 'refused'; END $$;
--- an increment is a full backup, for now, and says so
-SELECT dr_backup(label => 'an increment') ~ '-full-' AS made;
+-- the kind is incremental unless said otherwise
+SELECT dr_backup(label => 'an increment') ~ '-incremental-' AS made;
 -- what the catalogue forgot, the repository knows
 DELETE FROM dr.backup WHERE id = :'id';
 SELECT what, name = :'id' AS it, detail FROM dr_sync() WHERE what <> 'WAL added';

@@ -29,8 +29,15 @@ CREATE TABLE dr.backup (
 	stop_lsn pg_lsn,
 	files bigint,
 	bytes bigint,
+	bytes_read bigint,
+	bytes_changed bigint,
 	bytes_stored bigint,
+	bytes_referenced bigint,
+	restore_bytes bigint,
+	restore_requests bigint,
 	packs bigint,
+	parent text,
+	full_scan text,
 	manifest_sha256 bytea,
 	corrupt_pages bigint,
 	error text
@@ -50,8 +57,15 @@ COMMENT ON COLUMN dr.backup.start_lsn IS 'recovery of this backup begins here';
 COMMENT ON COLUMN dr.backup.stop_lsn IS 'recovery of this backup must reach at least this';
 COMMENT ON COLUMN dr.backup.files IS 'files in the backup';
 COMMENT ON COLUMN dr.backup.bytes IS 'bytes of these files';
-COMMENT ON COLUMN dr.backup.bytes_stored IS 'bytes of the packs in the repository';
+COMMENT ON COLUMN dr.backup.bytes_read IS 'bytes that were read from the data directory';
+COMMENT ON COLUMN dr.backup.bytes_changed IS 'bytes that had changed since the parent, as far as is known; what is copied whole counts whole';
+COMMENT ON COLUMN dr.backup.bytes_stored IS 'bytes of the packs that it wrote';
+COMMENT ON COLUMN dr.backup.bytes_referenced IS 'bytes that it uses of packs which earlier backups wrote';
+COMMENT ON COLUMN dr.backup.restore_bytes IS 'bytes that a restore fetches, at most, without WAL';
+COMMENT ON COLUMN dr.backup.restore_requests IS 'requests that a restore makes for them, at most';
 COMMENT ON COLUMN dr.backup.packs IS 'packs written';
+COMMENT ON COLUMN dr.backup.parent IS 'backup from which it takes what has not changed';
+COMMENT ON COLUMN dr.backup.full_scan IS 'why an incremental backup read everything';
 COMMENT ON COLUMN dr.backup.manifest_sha256 IS 'SHA-256 of the manifest as it is stored';
 COMMENT ON COLUMN dr.backup.corrupt_pages IS 'pages whose checksum was wrong when they were read';
 COMMENT ON COLUMN dr.backup.error IS 'why it is not completed';
@@ -244,7 +258,8 @@ COMMENT ON FUNCTION dr.state() IS 'the rows of view dr_status that need no table
 --
 CREATE VIEW @extschema@.dr_backups AS
 	SELECT id, repository, kind, label, status, requested_by, started_at, finished_at,
-		finished_at - started_at AS duration, timeline, start_lsn, stop_lsn, files, bytes, bytes_stored,
+		finished_at - started_at AS duration, timeline, start_lsn, stop_lsn, parent, files, bytes,
+		bytes_read, bytes_changed, bytes_stored, bytes_referenced, restore_bytes, restore_requests, full_scan,
 		corrupt_pages, error
 	FROM dr.backup
 	WHERE system_identifier = (SELECT c.system_identifier::text FROM pg_control_system() AS c)

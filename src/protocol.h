@@ -59,6 +59,8 @@
 	X("restore.first_pack", "restore: the first pack is written") \
 	X("restore.files", "restore: every file but pg_control is written and synced") \
 	X("restore.control", "restore: pg_control is written, directory not yet synced") \
+	X("delta.unstartable", "restore --delta: pg_control is gone, everything else as it was") \
+	X("delta.cleared", "restore --delta: what is not in the backup is removed, nothing written yet") \
 	X("walget.fetched", "wal-get: segment fetched, not yet renamed into place")
 
 #endif							/* PGDR_PROTOCOL_H */

@@ -49,6 +49,8 @@ static const Field begin_fields[] = {
 	FIELD(data_directory, F_TEXT_REQUIRED),
 	FIELD(config_directory, F_TEXT),
 	FIELD(host, F_TEXT),
+	FIELD(parent, F_TEXT),
+	FIELD(lineage, F_U32),
 };
 
 static const Field end_fields[] = {
@@ -59,9 +61,16 @@ static const Field end_fields[] = {
 	FIELD(directories, F_U64),
 	FIELD(frames, F_U64),
 	FIELD(bytes, F_U64),
+	FIELD(bytes_read, F_U64),
+	FIELD(bytes_changed, F_U64),
 	FIELD(bytes_stored, F_U64),
 	FIELD(packs, F_U64),
+	FIELD(bytes_referenced, F_U64),
+	FIELD(inherited_packs, F_U64),
+	FIELD(restore_bytes, F_U64),
+	FIELD(restore_requests, F_U64),
 	FIELD(corrupt_pages, F_U64),
+	FIELD(full_scan, F_TEXT),
 };
 
 /* Too long, or nobody else's business, for a summary. */
@@ -212,7 +221,15 @@ sizes_sane(const BackupInfo *info)
 
 	return info->block_size == BLCKSZ && info->segment_blocks > 0 &&
 		ws >= 1024 * 1024 && ws <= 1024 * 1024 * 1024 && (ws & (ws - 1)) == 0 &&
-		info->timeline > 0;
+		info->timeline > 0 && info->lineage > 0;
+}
+
+/* Only an incremental backup has a parent, and that is another one. */
+static bool
+parent_sane(const BackupInfo *info)
+{
+	return info->parent == NULL ||
+		(backup_id_valid(info->parent) && strcmp(info->parent, info->id) != 0 && strcmp(info->kind, "incremental") == 0);
 }
 
 bool
@@ -220,7 +237,7 @@ backup_info_parse_begin(BackupInfo *info, const char *text, size_t n)
 {
 	json_t	   *object = json_loadb(text, n, JSON_REJECT_DUPLICATES, NULL);
 	bool		ok = fields_decode(object, info, begin_fields, lengthof(begin_fields)) &&
-		sizes_sane(info);
+		sizes_sane(info) && parent_sane(info);
 
 	json_decref(object);
 	return ok;
@@ -257,6 +274,8 @@ backup_info_free(BackupInfo *info)
 	free(info->data_directory);
 	free(info->config_directory);
 	free(info->host);
+	free(info->parent);
+	free(info->full_scan);
 	free(info->backup_label);
 	free(info->tablespace_map);
 	memset(info, 0, sizeof(*info));

@@ -32,6 +32,8 @@ typedef struct BackupInfo
 	char	   *data_directory;
 	char	   *config_directory;	/* NULL: inside the data directory */
 	char	   *host;
+	char	   *parent;			/* id of the backup that it takes unchanged data from; NULL: none */
+	uint32		lineage;		/* generation of the lineage that wrote it */
 
 	/* last record */
 	XLogRecPtr	stop_lsn;
@@ -43,9 +45,16 @@ typedef struct BackupInfo
 	uint64		directories;
 	uint64		frames;
 	uint64		bytes;
-	uint64		bytes_stored;
-	uint64		packs;
+	uint64		bytes_read;		/* from the data directory */
+	uint64		bytes_changed;	/* as far as the change map knew; what is copied whole counts whole */
+	uint64		bytes_stored;	/* packs of its own, as objects */
+	uint64		packs;			/* of its own */
+	uint64		bytes_referenced;	/* frames in packs of earlier backups, as stored */
+	uint64		inherited_packs;
+	uint64		restore_bytes;	/* that a restore fetches, at most */
+	uint64		restore_requests;
 	uint64		corrupt_pages;
+	char	   *full_scan;		/* an incremental one: why everything was read all the same */
 } BackupInfo;
 
 /* JSON text of the first and the last record; the caller frees it. */

@@ -6,9 +6,12 @@
  *
  *	M1	The end record is last and every count in it is what was written; a
  *		reader that reaches the end has checked them, and the checksum of all.
- *	M2	An F record's frames add up to its size, and each frame lies in a pack
- *		that a P record names.
+ *	M2	A file's frames, or the extents that it takes from them, add up to its
+ *		size, and each frame lies in a pack that a P record names; that record's
+ *		numbers are those of the frames in it.
  *	M3	Paths are relative and have no "." or ".." component.
+ *	M4	Own packs are this backup's, inherited ones are packs of other backups of
+ *		this cluster, each listed once.
  *
  * Copyright (c) 2026, pg_dr contributors
  */
@@ -29,26 +32,55 @@ typedef struct Frame
 	uint32		crc;			/* CRC-32C of the raw bytes */
 } Frame;
 
+/* A stretch of a file: length raw bytes of a frame, from skip on. */
+typedef struct Extent
+{
+	uint32		frame;			/* which of the file's frames, from 0 */
+	uint32		skip;
+	uint32		length;
+} Extent;
+
+/*
+ * A file is its frames, one after the other; or, where there are extents, these
+ * in the order of its bytes (the frames hold more than the file then, and are in
+ * no order).
+ */
 typedef struct ManifestFile
 {
 	FileClass	class;
 	uint32		mode;			/* permission bits */
 	int64		mtime;			/* seconds since 1970 */
 	uint64		size;
-	uint32		crc;
+	uint32		crc;			/* of its bytes; 0 with extents: each frame has its own */
 	const char *path;
 	uint32		n_frames;
 	const Frame *frames;
+	uint32		n_extents;
+	const Extent *extents;
 } ManifestFile;
+
+/* Packs of earlier backups are counted from here on, the backup's own from 0. */
+#define PACK_INHERITED	((uint32) 0x80000000)
 
 typedef struct ManifestPack
 {
-	uint32		number;
+	uint32		number;			/* as frames have it: from 1, or from PACK_INHERITED + 1 */
 	uint64		size;			/* of the object */
 	uint8		sha256[32];
-	uint32		frames;
+	uint32		frames;			/* used */
+	uint64		used;			/* their stored bytes */
 	const char *name;
 } ManifestPack;
+
+/*
+ * Reading all of a pack costs less than picking what is used of it.  What a
+ * restore fetches, at most, for the one and the other.
+ */
+extern bool pack_read_whole(const ManifestPack *pack);
+extern void pack_restore_cost(const ManifestPack *pack, uint64 *bytes, uint64 *requests);
+
+/* A byte order of paths in which what is in a directory follows it at once. */
+extern int	path_compare(const char *a, const char *b);
 
 typedef struct CorruptPage
 {
@@ -86,6 +118,7 @@ typedef enum RecordType
 	RECORD_DIRECTORY = 'D',
 	RECORD_FILE = 'F',
 	RECORD_CORRUPT = 'C',
+	RECORD_EXTENTS = 'G',		/* a file with extents; read as RECORD_FILE */
 	RECORD_PACK = 'P',
 	RECORD_END = 'E'
 } RecordType;

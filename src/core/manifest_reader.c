@@ -12,6 +12,12 @@
 /* A record's payload, at most: a file of three million frames. */
 #define RECORD_MAX		(64 * 1024 * 1024)
 
+/* Bytes of each in a record. */
+#define FRAME_SIZE		20
+#define EXTENT_SIZE		12
+
+#define CONTROL_PATH	"global/pg_control"
+
 /* Records come in this order; C records anywhere. */
 typedef enum Section
 {
@@ -36,6 +42,8 @@ struct ManifestReader
 	Bytes		payload;		/* of the current record, NUL behind it */
 	Frame	   *frames;
 	size_t		frames_cap;
+	Extent	   *extents;
+	size_t		extents_cap;
 	char	   *text[2];		/* of the current record */
 
 	/* counted for M1 */
@@ -45,12 +53,24 @@ struct ManifestReader
 	uint64		bytes;
 	uint64		packs;
 	uint64		bytes_stored;
+	uint64		inherited_packs;
+	uint64		bytes_referenced;
 	uint64		corrupt_pages;
-	uint64		pack_frames;	/* sum over P records */
-	uint32		max_pack;		/* largest number that a frame used */
+	uint32		max_pack;		/* largest numbers that a frame used */
+	uint32		max_inherited;
+
+	/*
+	 * Frames and stored bytes of each pack, added for a file's frames and taken
+	 * away again by P records, each times a number of the pack's own: 0 when they
+	 * agree pack by pack.
+	 */
+	uint64		frames_balance;
+	uint64		stored_balance;
+	char	  **inherited;		/* names of these packs */
 
 	/* the order of records */
 	Section		section;
+	bool		control;		/* pg_control was there */
 	char	   *last_path;		/* of SECTION_FILES; NULL: none yet */
 };
 
@@ -68,7 +88,7 @@ path_byte(char c)
 	return c == '\0' ? 0 : c == '/' ? 1 : (unsigned char) c + 1;
 }
 
-static int
+int
 path_compare(const char *a, const char *b)
 {
 	while (*a != '\0' && *a == *b)
@@ -137,7 +157,7 @@ take_record(ManifestReader *r, uint8 *type, DrError *err)
 		return false;
 	*type = head[0];
 	n = get_u32(head + 1);
-	if (n > RECORD_MAX)
+	if (n > RECORD_MAX || r->seen + n > r->plain_length)
 		return damaged(r, err, "A record is longer than any can be.");
 	r->payload.len = 0;
 	bytes_reserve(&r->payload, (size_t) n + 1);
@@ -194,11 +214,102 @@ cut_text(ManifestReader *r, Cursor *c, int slot)
 	return r->text[slot];
 }
 
-static void
-read_file(ManifestReader *r, Cursor *c, ManifestFile *file)
+/* Odd, and nothing like another pack's (the finalizer of SplitMix64). */
+static uint64
+pack_weight(uint32 number)
+{
+	uint64		x = (number + UINT64CONST(1)) * UINT64CONST(0x9e3779b97f4a7c15);
+
+	x = (x ^ (x >> 30)) * UINT64CONST(0xbf58476d1ce4e5b9);
+	x = (x ^ (x >> 27)) * UINT64CONST(0x94d049bb133111eb);
+	return (x ^ (x >> 31)) | 1;
+}
+
+/* M2, for a file that is its frames. */
+static bool
+frames_fit(const ManifestFile *file)
 {
 	uint64		sum = 0;
 
+	for (uint32 i = 0; i < file->n_frames; i++)
+		sum += file->frames[i].raw;
+	return sum == file->size;
+}
+
+/* M2, for a file that takes extents from them. */
+static bool
+extents_fit(const ManifestFile *file)
+{
+	uint64		sum = 0;
+
+	for (uint32 i = 0; i < file->n_extents; i++)
+	{
+		const Extent *x = &file->extents[i];
+
+		if (x->frame >= file->n_frames || x->length == 0 ||
+			(uint64) x->skip + x->length > file->frames[x->frame].raw)
+			return false;
+		sum += x->length;
+	}
+	return sum == file->size && file->crc == 0;
+}
+
+static void
+read_frames(ManifestReader *r, Cursor *c, ManifestFile *file)
+{
+	if (file->n_frames > r->frames_cap)
+	{
+		r->frames = pg_realloc(r->frames, sizeof(Frame) * file->n_frames);
+		r->frames_cap = file->n_frames;
+	}
+	for (uint32 i = 0; i < file->n_frames; i++)
+	{
+		const uint8 *p = cut(c, FRAME_SIZE);
+		Frame	   *f = &r->frames[i];
+		bool		inherited;
+
+		f->pack = get_u32(p);
+		f->offset = get_u32(p + 4);
+		f->stored = get_u32(p + 8);
+		f->raw = get_u32(p + 12);
+		f->crc = get_u32(p + 16);
+		inherited = f->pack >= PACK_INHERITED;
+		c->ok = c->ok && f->pack > 0 && f->pack != PACK_INHERITED && f->raw > 0 && f->raw <= FRAME_MAX && f->stored > 0;
+		r->frames_balance += pack_weight(f->pack);
+		r->stored_balance += pack_weight(f->pack) * f->stored;
+		r->max_pack = inherited ? r->max_pack : Max(r->max_pack, f->pack);
+		r->max_inherited = inherited ? Max(r->max_inherited, f->pack - PACK_INHERITED) : r->max_inherited;
+	}
+	file->frames = r->frames;
+}
+
+static void
+read_extents(ManifestReader *r, Cursor *c, ManifestFile *file)
+{
+	file->n_extents = get_u32(cut(c, 4));
+	c->ok = c->ok && file->n_extents > 0 && c->left == (uint64) file->n_extents * EXTENT_SIZE;
+	if (!c->ok)
+		return;
+	if (file->n_extents > r->extents_cap)
+	{
+		r->extents = pg_realloc(r->extents, sizeof(Extent) * file->n_extents);
+		r->extents_cap = file->n_extents;
+	}
+	for (uint32 i = 0; i < file->n_extents; i++)
+	{
+		const uint8 *p = cut(c, EXTENT_SIZE);
+
+		r->extents[i] = (Extent) {get_u32(p), get_u32(p + 4), get_u32(p + 8)};
+	}
+	file->extents = r->extents;
+}
+
+static void
+read_file(ManifestReader *r, Cursor *c, bool extents, ManifestFile *file)
+{
+	bool		control;
+
+	memset(file, 0, sizeof(*file));
 	file->class = *cut(c, 1);
 	file->mode = get_u32(cut(c, 4));
 	file->mtime = (int64) get_u64(cut(c, 8));
@@ -207,32 +318,18 @@ read_file(ManifestReader *r, Cursor *c, ManifestFile *file)
 	file->path = cut_text(r, c, 0);
 	file->n_frames = get_u32(cut(c, 4));
 	c->ok = c->ok && file->class <= FILE_CONFIG && path_valid(file->path) &&
-		c->left == (uint64) file->n_frames * 20;
+		(extents ? c->left > (uint64) file->n_frames * FRAME_SIZE : c->left == (uint64) file->n_frames * FRAME_SIZE);
+	control = file->class == FILE_CONTROL;
+	c->ok = c->ok && control == (file->class != FILE_CONFIG && strcmp(file->path, CONTROL_PATH) == 0);
 	c->ok = c->ok && in_order(r, file->class == FILE_CONFIG ? SECTION_CONFIG :
-							  file->class == FILE_CONTROL ? SECTION_CONTROL : SECTION_FILES, file->path);
+							  control ? SECTION_CONTROL : SECTION_FILES, file->path);
 	if (!c->ok)
 		return;
-	if (file->n_frames > r->frames_cap)
-	{
-		r->frames = pg_realloc(r->frames, sizeof(Frame) * file->n_frames);
-		r->frames_cap = file->n_frames;
-	}
-	for (uint32 i = 0; i < file->n_frames; i++)
-	{
-		const uint8 *p = cut(c, 20);
-		Frame	   *f = &r->frames[i];
-
-		f->pack = get_u32(p);
-		f->offset = get_u32(p + 4);
-		f->stored = get_u32(p + 8);
-		f->raw = get_u32(p + 12);
-		f->crc = get_u32(p + 16);
-		c->ok = c->ok && f->pack > 0 && f->raw > 0 && f->raw <= FRAME_MAX && f->stored > 0;
-		sum += f->raw;
-		r->max_pack = Max(r->max_pack, f->pack);
-	}
-	c->ok = c->ok && sum == file->size;		/* M2 */
-	file->frames = r->frames;
+	r->control = r->control || control;
+	read_frames(r, c, file);
+	if (extents)
+		read_extents(r, c, file);
+	c->ok = c->ok && (extents ? extents_fit(file) : frames_fit(file));
 	r->files++;
 	r->n_frames += file->n_frames;
 	r->bytes += file->size;
@@ -250,6 +347,30 @@ read_corrupt(ManifestReader *r, Cursor *c, CorruptPage *page)
 	r->corrupt_pages++;
 }
 
+/* Own packs, then inherited ones, each without a gap. */
+static bool
+pack_number_fits(const ManifestReader *r, const ManifestPack *pack)
+{
+	if (pack->number < PACK_INHERITED)
+		return r->inherited_packs == 0 && pack->number == r->packs + 1;
+	return pack->number == PACK_INHERITED + r->inherited_packs + 1;
+}
+
+/* An own pack has the name that its number gives it; others are of this cluster's other backups. */
+static bool
+pack_name_fits(const ManifestReader *r, const ManifestPack *pack)
+{
+	ObjectName	name;
+	size_t		n;
+
+	name_pack(name, r->info->system_identifier, r->info->id, pack->number);
+	if (pack->number < PACK_INHERITED)
+		return strcmp(pack->name, name) == 0;
+	n = strrchr(name, '/') + 1 - name;	/* with the id, and without: */
+	return r->info->parent != NULL && object_kind(pack->name) == KIND_PACK &&
+		strncmp(pack->name, name, n - strlen(r->info->id) - 1) == 0 && strncmp(pack->name, name, n) != 0;
+}
+
 static void
 read_pack(ManifestReader *r, Cursor *c, ManifestPack *pack)
 {
@@ -257,11 +378,24 @@ read_pack(ManifestReader *r, Cursor *c, ManifestPack *pack)
 	pack->size = get_u64(cut(c, 8));
 	memcpy(pack->sha256, cut(c, 32), 32);
 	pack->frames = get_u32(cut(c, 4));
+	pack->used = get_u64(cut(c, 8));
 	pack->name = cut_text(r, c, 0);
-	r->packs++;
-	r->pack_frames += pack->frames;
-	r->bytes_stored += pack->size;
-	c->ok = c->ok && in_order(r, SECTION_PACKS, NULL) && pack->number == r->packs && object_kind(pack->name) == KIND_PACK;
+	r->frames_balance -= pack_weight(pack->number) * pack->frames;
+	r->stored_balance -= pack_weight(pack->number) * pack->used;
+	c->ok = c->ok && in_order(r, SECTION_PACKS, NULL) && pack_number_fits(r, pack) && pack_name_fits(r, pack);
+	if (!c->ok)
+		return;
+	if (pack->number < PACK_INHERITED)
+	{
+		r->packs++;
+		r->bytes_stored += pack->size;
+	}
+	else
+	{
+		r->inherited = array_room(r->inherited, r->inherited_packs, sizeof(char *));
+		r->inherited[r->inherited_packs++] = pg_strdup(pack->name);
+		r->bytes_referenced += pack->used;
+	}
 }
 
 static void
@@ -288,6 +422,23 @@ read_tablespace(ManifestReader *r, Cursor *c, Record *record)
 	json_decref(object);
 }
 
+static int
+compare_names(const void *a, const void *b)
+{
+	return strcmp(*(char *const *) a, *(char *const *) b);
+}
+
+static bool
+pack_listed_twice(ManifestReader *r)
+{
+	if (r->inherited_packs > 1)
+		qsort(r->inherited, r->inherited_packs, sizeof(char *), compare_names);
+	for (uint64 i = 1; i < r->inherited_packs; i++)
+		if (strcmp(r->inherited[i - 1], r->inherited[i]) == 0)
+			return true;
+	return false;
+}
+
 static bool
 read_end(ManifestReader *r, DrError *err)
 {
@@ -311,8 +462,14 @@ read_end(ManifestReader *r, DrError *err)
 	if (info->files != r->files || info->directories != r->directories ||
 		info->frames != r->n_frames || info->bytes != r->bytes || info->packs != r->packs ||
 		info->bytes_stored != r->bytes_stored || info->corrupt_pages != r->corrupt_pages ||
-		r->pack_frames != r->n_frames || r->max_pack > r->packs)
+		info->inherited_packs != r->inherited_packs || info->bytes_referenced != r->bytes_referenced ||
+		r->frames_balance != 0 || r->stored_balance != 0 ||
+		r->max_pack > r->packs || r->max_inherited > r->inherited_packs)
 		return damaged(r, err, "Its counts don't agree with its records.");	/* M1 */
+	if (!r->control)
+		return damaged(r, err, "It has no " CONTROL_PATH ".");
+	if (pack_listed_twice(r))
+		return damaged(r, err, "It lists a pack twice.");
 	return true;
 }
 
@@ -382,7 +539,9 @@ manifest_next(ManifestReader *r, Record *record, DrError *err)
 			r->directories++;
 			break;
 		case RECORD_FILE:
-			read_file(r, &c, &record->u.file);
+		case RECORD_EXTENTS:
+			record->type = RECORD_FILE;
+			read_file(r, &c, type == RECORD_EXTENTS, &record->u.file);
 			break;
 		case RECORD_CORRUPT:
 			read_corrupt(r, &c, &record->u.corrupt);
@@ -407,7 +566,11 @@ manifest_reader_free(ManifestReader *r)
 		return;
 	ZSTD_freeDCtx(r->zstd);
 	bytes_free(&r->payload);
+	for (uint64 i = 0; i < r->inherited_packs; i++)
+		free(r->inherited[i]);
+	free(r->inherited);
 	free(r->frames);
+	free(r->extents);
 	free(r->text[0]);
 	free(r->text[1]);
 	free(r->last_path);

@@ -8,6 +8,10 @@
 
 #define MANIFEST_LEVEL	3
 
+/* A range of a sealed object brings whole chunks; and its seal's beginning is fetched first. */
+#define RANGE_EXTRA		(2 * 16384)
+#define RANGE_FIRST		128
+
 struct ManifestWriter
 {
 	ZSTD_CCtx  *zstd;
@@ -21,6 +25,10 @@ struct ManifestWriter
 	uint64		bytes;
 	uint64		packs;
 	uint64		bytes_stored;
+	uint64		inherited_packs;
+	uint64		bytes_referenced;
+	uint64		restore_bytes;
+	uint64		restore_requests;
 	uint64		corrupt_pages;
 	bool		failed;
 };
@@ -84,6 +92,21 @@ append_text(Bytes *b, const char *text)
 	bytes_append(b, text, n);
 }
 
+bool
+pack_read_whole(const ManifestPack *pack)
+{
+	return pack->used + (uint64) pack->frames * RANGE_EXTRA + RANGE_FIRST >= pack->size;
+}
+
+void
+pack_restore_cost(const ManifestPack *pack, uint64 *bytes, uint64 *requests)
+{
+	bool		whole = pack_read_whole(pack);
+
+	*bytes += whole ? pack->size : pack->used + (uint64) pack->frames * RANGE_EXTRA + RANGE_FIRST;
+	*requests += whole ? 1 : pack->frames + 1;
+}
+
 ManifestWriter *
 manifest_writer_new(const BackupInfo *info)
 {
@@ -135,7 +158,7 @@ manifest_write_file(ManifestWriter *w, const ManifestFile *file)
 	bytes_append_u32(&w->record, file->mode);
 	bytes_append_u64(&w->record, (uint64) file->mtime);
 	bytes_append_u64(&w->record, file->size);
-	bytes_append_u32(&w->record, file->crc);
+	bytes_append_u32(&w->record, file->n_extents > 0 ? 0 : file->crc);
 	append_text(&w->record, file->path);
 	bytes_append_u32(&w->record, file->n_frames);
 	for (uint32 i = 0; i < file->n_frames; i++)
@@ -146,7 +169,15 @@ manifest_write_file(ManifestWriter *w, const ManifestFile *file)
 		bytes_append_u32(&w->record, file->frames[i].raw);
 		bytes_append_u32(&w->record, file->frames[i].crc);
 	}
-	emit_scratch(w, RECORD_FILE);
+	if (file->n_extents > 0)
+		bytes_append_u32(&w->record, file->n_extents);
+	for (uint32 i = 0; i < file->n_extents; i++)
+	{
+		bytes_append_u32(&w->record, file->extents[i].frame);
+		bytes_append_u32(&w->record, file->extents[i].skip);
+		bytes_append_u32(&w->record, file->extents[i].length);
+	}
+	emit_scratch(w, file->n_extents > 0 ? RECORD_EXTENTS : RECORD_FILE);
 	w->files++;
 	w->frames += file->n_frames;
 	w->bytes += file->size;
@@ -171,10 +202,20 @@ manifest_write_pack(ManifestWriter *w, const ManifestPack *pack)
 	bytes_append_u64(&w->record, pack->size);
 	bytes_append(&w->record, pack->sha256, 32);
 	bytes_append_u32(&w->record, pack->frames);
+	bytes_append_u64(&w->record, pack->used);
 	append_text(&w->record, pack->name);
 	emit_scratch(w, RECORD_PACK);
-	w->packs++;
-	w->bytes_stored += pack->size;
+	if (pack->number < PACK_INHERITED)
+	{
+		w->packs++;
+		w->bytes_stored += pack->size;
+	}
+	else
+	{
+		w->inherited_packs++;
+		w->bytes_referenced += pack->used;
+	}
+	pack_restore_cost(pack, &w->restore_bytes, &w->restore_requests);
 }
 
 bool
@@ -189,6 +230,10 @@ manifest_writer_finish(ManifestWriter *w, BackupInfo *info, const Bytes **conten
 	info->bytes = w->bytes;
 	info->packs = w->packs;
 	info->bytes_stored = w->bytes_stored;
+	info->inherited_packs = w->inherited_packs;
+	info->bytes_referenced = w->bytes_referenced;
+	info->restore_bytes = w->restore_bytes;
+	info->restore_requests = w->restore_requests;
 	info->corrupt_pages = w->corrupt_pages;
 	end = backup_info_end_json(info);
 	emit_record(w, RECORD_END, end, strlen(end));

@@ -171,36 +171,39 @@ damaged(DrError *err, const char *what, const char *why)
 	return dr_detail(err, "%s", why);
 }
 
-/* Chunks from in to out, which may be the same place or lie before it. */
+/*
+ * Chunks from "first" on, n bytes of them, from in to out, which may be the same
+ * place or lie before it.  "whole" is how many chunks of full size the message
+ * has: the one behind them is its last, and short.
+ */
 static bool
-open_chunks(const MessageKeys *keys, uint8 *in, size_t n, uint8 *out, size_t *plain_n,
-			const char *what, DrError *err)
+open_chunks(const MessageKeys *keys, uint64 first, uint64 whole, uint8 *in, size_t n, uint8 *out,
+			size_t *plain_n, const char *what, DrError *err)
 {
-	EVP_CIPHER_CTX *ctx;
-	uint64		full = n / SEALED_CHUNK;
-	size_t		last = n % SEALED_CHUNK;
+	EVP_CIPHER_CTX *ctx = cipher_context(keys, false);
 
-	if (last < SEAL_TAG)
-		return damaged(err, what, "It is cut off: its last chunk is missing or incomplete.");
-	if ((ctx = cipher_context(keys, false)) == NULL)
+	*plain_n = 0;
+	if (ctx == NULL)
 		return dr_error(err, DR_INTERNAL, "decryption is not available");
-	for (uint64 i = 0; i <= full; i++)
+	for (uint64 i = first; n > 0; i++)
 	{
-		uint8	   *place = in + i * SEALED_CHUNK;
-		size_t		size = (i < full ? SEALED_CHUNK : last) - SEAL_TAG;
+		size_t		sealed = i < whole ? SEALED_CHUNK : n;
+		size_t		size = sealed - SEAL_TAG;
 
 		/* In its place first: the cipher does not take overlapping buffers. */
-		if (!chunk_open(ctx, keys, i, place, size, place))
+		if (!chunk_open(ctx, keys, i, in, size, in))
 		{
 			EVP_CIPHER_CTX_free(ctx);
 			dr_error(err, DR_DAMAGED, "%s is damaged", what);
 			return dr_detail(err, "Chunk %llu of %llu fails authentication.",
-							 (unsigned long long) i + 1, (unsigned long long) full + 1);
+							 (unsigned long long) i + 1, (unsigned long long) whole + 1);
 		}
-		memmove(out + i * SEAL_CHUNK, place, size);
+		memmove(out + *plain_n, in, size);
+		*plain_n += size;
+		in += sealed;
+		n -= sealed;
 	}
 	EVP_CIPHER_CTX_free(ctx);
-	*plain_n = full * SEAL_CHUNK + (last - SEAL_TAG);
 	return true;
 }
 
@@ -218,8 +221,11 @@ open_in_place(const uint8 *key, const void *context, size_t context_n,
 		return false;
 	if (CRYPTO_memcmp(keys.commitment, in + SEAL_SALT, sizeof(keys.commitment)) != 0)
 		ok = damaged(err, what, "It was not sealed with this key under this name, or its header is changed.");
+	else if ((n - SEAL_PREFIX) % SEALED_CHUNK < SEAL_TAG)
+		ok = damaged(err, what, "It is cut off: its last chunk is missing or incomplete.");
 	else
-		ok = open_chunks(&keys, in + SEAL_PREFIX, n - SEAL_PREFIX, out, plain_n, what, err);
+		ok = open_chunks(&keys, 0, (n - SEAL_PREFIX) / SEALED_CHUNK, in + SEAL_PREFIX, n - SEAL_PREFIX,
+						 out, plain_n, what, err);
 	OPENSSL_cleanse(&keys, sizeof(keys));
 	return ok;
 }
@@ -424,12 +430,24 @@ object_last_chunk(size_t size)
 	return n % SEALED_CHUNK < SEAL_TAG ? 0 : OBJECT_HEAD + n / SEALED_CHUNK * SEALED_CHUNK;
 }
 
+/* The message's keys, once its commitment is right. */
+static bool
+object_keys(const uint8 head[OBJECT_HEAD], const EpochKey *key, const char *name, MessageKeys *keys,
+			const char *what, DrError *err)
+{
+	uint8		context[sizeof(CONTEXT_OBJECT) + SEAL_HEADER + PGDR_OBJECT_NAME_MAX];
+	size_t		context_n = object_context(head, name, context);
+
+	if (!derive(key->key, head + SEAL_HEADER, context, context_n, keys, err))
+		return false;
+	return CRYPTO_memcmp(keys->commitment, head + SEAL_HEADER + SEAL_SALT, sizeof(keys->commitment)) == 0 ||
+		damaged(err, what, "It was not sealed with this key under this name, or its header is changed.");
+}
+
 bool
 object_ends_open(const uint8 head[OBJECT_HEAD], uint8 *last, size_t size, const EpochKey *key,
 				 const char *name, DrError *err)
 {
-	uint8		context[sizeof(CONTEXT_OBJECT) + SEAL_HEADER + PGDR_OBJECT_NAME_MAX];
-	size_t		context_n = object_context(head, name, context);
 	char		what[PGDR_OBJECT_NAME_MAX + 16];
 	size_t		n = size - OBJECT_HEAD;
 	MessageKeys keys;
@@ -437,16 +455,52 @@ object_ends_open(const uint8 head[OBJECT_HEAD], uint8 *last, size_t size, const 
 	bool		ok;
 
 	snprintf(what, sizeof(what), "object \"%s\"", name);
-	if (!derive(key->key, head + SEAL_HEADER, context, context_n, &keys, err))
-		return false;
-	if (CRYPTO_memcmp(keys.commitment, head + SEAL_HEADER + SEAL_SALT, sizeof(keys.commitment)) != 0)
-		ok = damaged(err, what, "It was not sealed with this key under this name, or its header is changed.");
+	if (!object_keys(head, key, name, &keys, what, err))
+		ok = false;
 	else if ((ctx = cipher_context(&keys, false)) == NULL)
 		ok = dr_error(err, DR_INTERNAL, "decryption is not available");
 	else
 		ok = chunk_open(ctx, &keys, n / SEALED_CHUNK, last, n % SEALED_CHUNK - SEAL_TAG, last) ||
 			damaged(err, what, "Its last chunk fails authentication: it is cut off, extended or changed.");
 	EVP_CIPHER_CTX_free(ctx);
+	OPENSSL_cleanse(&keys, sizeof(keys));
+	return ok;
+}
+
+size_t
+object_content_size(size_t size)
+{
+	size_t		n = size - OBJECT_HEAD;
+
+	return n - SEAL_TAG * (n / SEALED_CHUNK + 1);
+}
+
+size_t
+object_chunk_at(uint64 chunk)
+{
+	return OBJECT_HEAD + chunk * SEALED_CHUNK;
+}
+
+size_t
+object_chunks_size(size_t size, uint64 first, uint64 n)
+{
+	return Min(object_chunk_at(first + n), size) - object_chunk_at(first);
+}
+
+bool
+object_chunks_open(const uint8 head[OBJECT_HEAD], uint8 *chunks, size_t size, uint64 first, uint64 n,
+				   const EpochKey *key, const char *name, size_t *plain_n, DrError *err)
+{
+	char		what[PGDR_OBJECT_NAME_MAX + 16];
+	uint64		whole = (size - OBJECT_HEAD) / SEALED_CHUNK;
+	MessageKeys keys;
+	bool		ok;
+
+	snprintf(what, sizeof(what), "object \"%s\"", name);
+	if (object_last_chunk(size) == 0 || n == 0 || first > whole || n > whole + 1 - first)
+		return damaged(err, what, "It does not have the chunks that are wanted of it.");
+	ok = object_keys(head, key, name, &keys, what, err) &&
+		open_chunks(&keys, first, whole, chunks, object_chunks_size(size, first, n), chunks, plain_n, what, err);
 	OPENSSL_cleanse(&keys, sizeof(keys));
 	return ok;
 }

@@ -112,6 +112,24 @@ extern size_t object_last_chunk(size_t size);
 extern bool object_ends_open(const uint8 head[OBJECT_HEAD], uint8 *last, size_t size,
 							 const EpochKey *key, const char *name, DrError *err);
 
+/*
+ * An object in part.  Content byte c lies in chunk c / SEAL_CHUNK; chunks
+ * [first, first + n) of an object of this size begin at object_chunk_at(first)
+ * and are object_chunks_size bytes long.  object_chunks_open takes them, as they
+ * lie in the object, and leaves their plain bytes at "chunks", end to end.  Only
+ * the chunk that is last in an object of this size may be short.  (Sizes are
+ * those of which object_last_chunk is not 0.)
+ *
+ * Each chunk is bound to its number, to header and name; that the object ends
+ * where its size says is not looked at (S2 is for whole messages).
+ */
+extern size_t object_content_size(size_t size);
+extern size_t object_chunk_at(uint64 chunk);
+extern size_t object_chunks_size(size_t size, uint64 first, uint64 n);
+extern bool object_chunks_open(const uint8 head[OBJECT_HEAD], uint8 *chunks, size_t size, uint64 first,
+							   uint64 n, const EpochKey *key, const char *name, size_t *plain_n,
+							   DrError *err);
+
 /* Random bytes that may be keys; exits when the system has none. */
 extern void random_bytes(void *out, size_t n);
 

@@ -81,6 +81,12 @@ put_file(void *arg, const ManifestFile *file)
 }
 
 static void
+put_inherited(void *arg, Frame *frame)
+{
+	parent_inherit(((Backup *) arg)->parent, frame);
+}
+
+static void
 put_directory(void *arg, uint32 mode, const char *path)
 {
 	Backup	   *b = arg;
@@ -124,7 +130,8 @@ count_entry(void *arg, const WalkEntry *e, DrError *err)
 {
 	Backup	   *b = arg;
 
-	b->bytes_total += e->size;
+	b->bytes_total += b->parent != NULL && e->class == FILE_MAIN ?
+		parent_estimate(b->parent, e->path, e->segment, e->size) : e->size;
 	b->files_total += !e->is_directory;
 	return check_cancelled(b, err);
 }
@@ -134,13 +141,22 @@ ignore_warning(void *arg, const char *message)
 {
 }
 
+/* From the parent what it has, else all of it. */
 static bool
 add_entry(void *arg, const WalkEntry *e, DrError *err)
 {
 	Backup	   *b = arg;
 	char	   *full = psprintf("%s/%s", b->info.data_directory, e->path);
-	bool		ok = upload_add(b->upload, e, full, err);
+	Composition composition;
+	uint64		changed = e->size;
+	bool		composed = false;
+	bool		failed = false;
+	bool		ok;
 
+	if (b->parent != NULL && e->class == FILE_MAIN)
+		composed = parent_compose(b->parent, e->path, e->segment, e->size, &composition, &changed, &failed, err);
+	b->info.bytes_changed += changed;
+	ok = !failed && upload_add(b->upload, e, full, composed ? &composition : NULL, err);
 	pfree(full);
 	return ok;
 }
@@ -157,7 +173,8 @@ add_file(Backup *b, const char *path, const char *full, FileClass class, DrError
 	e.mode = st.st_mode & 07777;
 	e.mtime = st.st_mtime;
 	e.size = st.st_size;
-	return upload_add(b->upload, &e, full, err);
+	b->info.bytes_changed += e.size;
+	return upload_add(b->upload, &e, full, NULL, err);
 }
 
 /*
@@ -239,6 +256,7 @@ start_upload(Backup *b)
 		.corrupt = put_corrupt,
 		.warning = pass_warning,
 		.file = put_file,
+		.inherit = put_inherited,
 		.directory = put_directory,
 		.arg = b,
 	};
@@ -279,19 +297,65 @@ copy(Backup *b, DrError *err)
 	return ok;
 }
 
+/* ---- the parent ---- */
+
+/* What can't be proven to be unchanged is read: that is said, and no failure. */
+static void
+find_parent(Backup *b)
+{
+	DrError		why = {0};
+	char	   *text;
+
+	if (strcmp(b->info.kind, "incremental") != 0)
+		return;
+	if (b->parent_id == NULL)
+		dr_error(&why, DR_CONFIG, "%s", b->no_parent);
+	else if (parent_open(&b->parent, b->repo, &b->info, b->parent_id, &why))
+	{
+		b->info.parent = pg_strdup(b->parent_id);
+		return;
+	}
+	b->info.full_scan = psprintf("%s%s%s", why.message, why.detail[0] ? ": " : "", why.detail);
+	text = psprintf("everything is read: %s", b->info.full_scan);
+	b->warning(b->arg, text);
+	pfree(text);
+}
+
 /* ---- WAL ---- */
+
+/* B5 */
+static bool
+server_waits_for(Backup *b, const char *file)
+{
+	char	   *path = psprintf("%s/pg_wal/archive_status/%s.ready", b->info.data_directory, file);
+	bool		waits = access(path, F_OK) == 0;
+
+	pfree(path);
+	return waits;
+}
+
+static StoreResult
+look_for_wal(Backup *b, const char *file, DrError *err)
+{
+	Bytes		plain = {0};
+	SealHeader	header;
+	StoreResult r = STORE_ABSENT;
+
+	if (!server_waits_for(b, file))
+		r = wal_fetch(b->repo, b->info.system_identifier, file, &plain, &header, err);
+	bytes_free(&plain);
+	return r;
+}
 
 /* Wait until the repository has the file, and open it (B2). */
 static bool
 wait_for_wal(Backup *b, const char *file, DrError *err)
 {
-	Bytes		plain = {0};
-	SealHeader	header;
 	StoreResult r;
 	int64		pause = POLL_FIRST_US;
 	int64		said = 0;
 
-	while ((r = wal_fetch(b->repo, b->info.system_identifier, file, &plain, &header, err)) == STORE_ABSENT)
+	while ((r = look_for_wal(b, file, err)) == STORE_ABSENT)
 	{
 		if (!check_cancelled(b, err))
 			break;
@@ -303,7 +367,6 @@ wait_for_wal(Backup *b, const char *file, DrError *err)
 		usleep((useconds_t) pause);
 		pause = Min(pause * 2, POLL_MOST_US);
 	}
-	bytes_free(&plain);
 	return r == STORE_OK;
 }
 
@@ -356,6 +419,8 @@ wait_for_all_wal(Backup *b, DrError *err)
 static void
 write_packs(Backup *b)
 {
+	InheritedPack *x;
+
 	for (uint32 n = 1; n <= upload_packs(b->upload); n++)
 	{
 		ManifestPack pack;
@@ -364,6 +429,13 @@ write_packs(Backup *b)
 		upload_pack(b->upload, n, &pack);
 		name_pack(name, b->info.system_identifier, b->info.id, n);
 		pack.name = name;
+		manifest_write_pack(b->manifest, &pack);
+	}
+	for (uint32 i = 0; b->parent != NULL && (x = parent_inherited(b->parent, i)) != NULL; i++)
+	{
+		ManifestPack pack = {.number = x->number, .size = x->size, .frames = x->frames, .used = x->used, .name = x->name};
+
+		memcpy(pack.sha256, x->sha256, 32);
 		manifest_write_pack(b->manifest, &pack);
 	}
 }
@@ -473,6 +545,8 @@ static bool
 run(Backup *b, DrError *err)
 {
 	bool		stored;
+	uint64		files;
+	uint64		stored_bytes;
 
 	if (!copy(b, err) || !b->copied(b->arg, &b->info, err))
 		return false;
@@ -480,7 +554,8 @@ run(Backup *b, DrError *err)
 	if (!upload_finish(b->upload, err))
 		return false;
 	upload_settle(b->upload, b->info.stop_lsn);
-	if (!packs_are_there(b, err) || !wait_for_all_wal(b, err) || !check_cancelled(b, err))
+	upload_progress(b->upload, &b->info.bytes_read, &files, &stored_bytes);
+	if (!packs_are_there(b, err) || (b->parent != NULL && !parent_packs_exist(b->parent, true, err)) || !wait_for_all_wal(b, err) || !check_cancelled(b, err))
 		return false;
 	write_packs(b);
 	stored = store_manifest(b, err);
@@ -500,6 +575,7 @@ backup_run(Backup *b, DrError *err)
 	b->phase = "scanning";
 	if (!read_control(b, err) || !check_cancelled(b, err))
 		return false;
+	find_parent(b);
 	b->manifest = manifest_writer_new(&b->info);
 	for (int i = 0; i < b->n_tablespaces; i++)
 		if (b->tablespaces[i].path[0] == '/')	/* others are directories in place */
@@ -518,5 +594,7 @@ backup_run(Backup *b, DrError *err)
 	store_set_patience(b->repo->store, STORE_PATIENCE_OWN);
 	manifest_writer_free(b->manifest);
 	b->manifest = NULL;
+	parent_close(b->parent);
+	b->parent = NULL;
 	return ok;
 }

@@ -8,7 +8,10 @@
  *	B2	The manifest is stored after every pack is durable and after every WAL
  *		segment from start to stop was fetched from the repository and opened.
  *	B3	backup_run returns true only after the manifest was read back whole.
- *	B4	Before the manifest is written the store lists every pack, with its size.
+ *	B4	Before the manifest is written the store lists every pack, with its size:
+ *		those of this backup, and those that it takes data from.
+ *	B5	Segments that the server has not marked as archived don't count, even if
+ *		the repository has such names: somebody else's history may be there.
  *
  * Copyright (c) 2026, pg_dr contributors
  */
@@ -18,6 +21,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "flow/parent.h"
 #include "flow/upload.h"
 
 typedef struct ConfigFile
@@ -38,6 +42,8 @@ typedef struct Backup
 	int			jobs;
 	int			level;
 	uint64		max_rate;
+	const char *parent_id;		/* incremental: from where unchanged data may come; NULL: nowhere, */
+	const char *no_parent;		/* and why */
 
 	/* Events; any thread, serialised by the callee. */
 	void		(*stored) (void *arg, const char *name, uint64 size, const uint8 sha256[32]);
@@ -58,6 +64,7 @@ typedef struct Backup
 	uint64		files_done;
 	uint64		bytes_stored;
 	atomic_bool cancelled;
+	Parent	   *parent;			/* NULL: everything is read */
 	ManifestWriter *manifest;	/* under lock */
 	uint64		manifest_size;
 	uint8		manifest_sha256[32];

@@ -2,11 +2,13 @@
  * fetch.h
  *	  The fetch conveyor, mirror of upload: packs in, frames out.
  *
- *	  fetch_pack -> [names] -> getters: fetch the object
+ *	  fetch_pack -> [names] -> getters: fetch the object, or what is used of it
  *	      -> [objects] -> openers: open the seal, decompress, check, hand to the sink
  *
- * Each pack is fetched once and each frame handed on once, in no particular
- * order.  Invariants:
+ * Packs are fetched in the order in which they are given, each once; each frame
+ * is handed on once, those of a pack by ascending offset.  Of a pack of which
+ * little is used only whole sealed chunks around that are fetched; what lies
+ * beside them is then not looked at (R4): verify does that.  Invariants:
  *
  *	F1	A sink gets a frame's raw bytes only after its seal, length and CRC-32C
  *		were right.
@@ -22,9 +24,19 @@
 #include "core/manifest.h"
 #include "flow/repository.h"
 
+/* Where a stretch of a frame goes. */
+typedef struct FetchSlice
+{
+	uint64		at;				/* in the file */
+	uint32		skip;			/* in the frame */
+	uint32		length;
+} FetchSlice;
+
 typedef struct FetchFrame
 {
 	Frame		frame;
+	uint32		n_slices;
+	const FetchSlice *slices;	/* the sink's; NULL: all of it, to "at" */
 	void	   *file;			/* the sink's */
 	uint64		at;				/* in the file */
 } FetchFrame;
@@ -36,8 +48,15 @@ typedef struct Fetch Fetch;
 
 extern Fetch *fetch_new(Repository *repo, int jobs, FetchSink sink, void *arg);
 
-/* Takes frames over.  False: the conveyor has failed; fetch_finish says how. */
-extern bool fetch_pack(Fetch *f, const char *name, uint64 size, FetchFrame *frames, size_t n);
+/*
+ * Fetch a pack of this size, whole or only what the frames need.  Takes frames
+ * over.  False: the conveyor has failed; fetch_finish says how.
+ */
+extern bool fetch_pack(Fetch *f, const char *name, uint64 size, bool whole, FetchFrame *frames,
+					   size_t n);
+
+/* Frames that are no further apart come with one request: a request costs more. */
+#define FETCH_GAP_MAX	(64 * 1024)
 
 /* Wait for the end, and free it. */
 extern bool fetch_finish(Fetch *f, bool abort, DrError *err);

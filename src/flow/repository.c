@@ -428,15 +428,21 @@ repository_get_plain(Repository *repo, const char *name, size_t max, Bytes *plai
 	return r;
 }
 
+/* Appends it to out. */
 static bool
 get_part(Repository *repo, const char *name, uint64 offset, size_t n, Bytes *out, DrError *err)
 {
-	StoreResult r;
+	StoreResult r = store_get_range(repo->store, name, offset, n, out, err);
 
-	out->len = 0;
-	r = store_get_range(repo->store, name, offset, n, out, err);
 	return r == STORE_OK || (r == STORE_ABSENT &&
 							 dr_error(err, DR_ABSENT, "object \"%s\" does not exist in repository \"%s\"", name, repo->store->url));
+}
+
+static bool
+no_such_size(const char *name, uint64 size, DrError *err)
+{
+	dr_error(err, DR_DAMAGED, "object \"%s\" is damaged", name);
+	return dr_detail(err, "No sealed object has its size of " UINT64_FORMAT " bytes: it is cut off or extended.", size);
 }
 
 bool
@@ -449,10 +455,7 @@ repository_check_ends(Repository *repo, const char *name, uint64 size, SealHeade
 	bool		ok;
 
 	if (at == 0)
-	{
-		dr_error(err, DR_DAMAGED, "object \"%s\" is damaged", name);
-		return dr_detail(err, "No sealed object has its size of " UINT64_FORMAT " bytes: it is cut off or extended.", size);
-	}
+		return no_such_size(name, size, err);
 	ok = get_part(repo, name, 0, OBJECT_HEAD, &head, err) &&
 		object_header(head.data, size, repo->id, name, header, err) &&
 		(key = epoch_key(repo, header, name, err)) != NULL &&
@@ -461,4 +464,36 @@ repository_check_ends(Repository *repo, const char *name, uint64 size, SealHeade
 	bytes_free(&head);
 	bytes_free(&last);
 	return ok;
+}
+
+bool
+repository_get_head(Repository *repo, const char *name, Bytes *out, DrError *err)
+{
+	return get_part(repo, name, 0, OBJECT_HEAD, out, err);
+}
+
+bool
+repository_get_chunks(Repository *repo, const char *name, uint64 size, uint64 first, uint64 n,
+					  Bytes *out, DrError *err)
+{
+	return get_part(repo, name, object_chunk_at(first), object_chunks_size(size, first, n), out, err);
+}
+
+bool
+repository_unseal_chunks(Repository *repo, const char *name, const uint8 head[OBJECT_HEAD], uint64 size,
+						 uint8 *chunks, uint64 first, uint64 n, size_t *plain_n, DrError *err)
+{
+	SealHeader	header;
+	const EpochKey *key;
+
+	if (object_last_chunk(size) == 0)
+		return no_such_size(name, size, err);
+	if (!object_header(head, size, repo->id, name, &header, err) ||
+		(key = epoch_key(repo, &header, name, err)) == NULL ||
+		!object_chunks_open(head, chunks, size, first, n, key, name, plain_n, err))
+		return false;
+	if (header.codec == CODEC_NONE && header.plain_length == object_content_size(size))
+		return true;
+	dr_error(err, DR_DAMAGED, "object \"%s\" is damaged", name);
+	return dr_detail(err, "It was not sealed with the size of " UINT64_FORMAT " bytes that is expected.", size);
 }

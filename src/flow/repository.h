@@ -10,6 +10,9 @@
  *	R2	"It is not there" is believed only while repository.json is there: a
  *		directory whose mount has gone is not an empty repository.
  *	R3	What get hands out was authenticated under its own name, whole.
+ *	R4	What is handed out of a part of an object was authenticated under the
+ *		object's name, the part's place, and the size that the object had when it
+ *		was sealed.  What else there is in it, nobody has looked at.
  *
  * Copyright (c) 2026, pg_dr contributors
  */
@@ -90,6 +93,18 @@ extern StoreResult repository_get_plain(Repository *repo, const char *name, size
  */
 extern bool repository_check_ends(Repository *repo, const char *name, uint64 size, SealHeader *header,
 								  DrError *err);
+
+/*
+ * An object of a known size in part.  get_head and get_chunks append to out: its
+ * first OBJECT_HEAD bytes, and chunks [first, first + n) as they are sealed.
+ * unseal_chunks opens such chunks in their place (R4).
+ */
+extern bool repository_get_head(Repository *repo, const char *name, Bytes *out, DrError *err);
+extern bool repository_get_chunks(Repository *repo, const char *name, uint64 size, uint64 first,
+								  uint64 n, Bytes *out, DrError *err);
+extern bool repository_unseal_chunks(Repository *repo, const char *name, const uint8 head[OBJECT_HEAD],
+									 uint64 size, uint8 *chunks, uint64 first, uint64 n,
+									 size_t *plain_n, DrError *err);
 
 extern bool repository_list(Repository *repo, const char *prefix, bool deep, Listing *out,
 							DrError *err);

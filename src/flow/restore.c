@@ -1,6 +1,11 @@
 /*
  * restore.c
- *	  A backup's files, from packs to an empty directory.
+ *	  A backup's files, from packs to a directory.
+ *
+ * The one idea: a file's frames come in any order, from several threads; whoever
+ * writes the last one finishes the file.  A delta restore (restore_delta.c) has
+ * first made the directory hold nothing but files of the backup, perhaps with
+ * other content, and then goes the same way.
  *
  * A crash leaves a directory without global/pg_control, with RESTORE_MARKER.
  *
@@ -17,6 +22,7 @@
 #include "core/control.h"
 #include "core/step.h"
 #include "flow/fetch.h"
+#include "flow/restore_private.h"
 #include "store/direct.h"
 
 /* A file of which frames are still on their way. */
@@ -26,6 +32,8 @@ typedef struct TargetFile
 	FileClass	class;
 	uint32		mode;
 	int64		mtime;
+	uint64		size;
+	FetchSlice *slices;			/* of all its frames, when it has extents */
 	atomic_uint frames_left;
 } TargetFile;
 
@@ -45,6 +53,7 @@ typedef struct Writing
 	Collected  *packs;
 	pthread_mutex_t lock;		/* of control and progress */
 	_Atomic uint64 done;
+	_Atomic uint64 rewritten;
 	int64		reported;
 } Writing;
 
@@ -57,23 +66,27 @@ write_error(DrError *err, const char *path)
 
 	dr_error(err, DR_IO, "could not write \"%s\": %s", path, strerror(code));
 	if (code == ENOSPC || code == EDQUOT)
-		dr_hint(err, "Make room, remove what was restored so far, and run the restore again.");
+		dr_hint(err, "Make room and run the restore again with --delta, which goes on from what is there.");
 	return false;
 }
 
-/* The last frame is in: permissions and time. */
+/* The last frame is in: what was there behind it goes; permissions and time. */
 static bool
 finish_file(int fd, const TargetFile *file)
 {
 	struct timespec times[2] = {{file->mtime, 0}, {file->mtime, 0}};
+	struct stat st;
 
-	return fchmod(fd, file->mode & 0777) == 0 && futimens(fd, times) == 0;
+	return fstat(fd, &st) == 0 &&
+		((uint64) st.st_size <= file->size || ftruncate(fd, file->size) == 0) &&
+		fchmod(fd, file->mode & 0777) == 0 && futimens(fd, times) == 0;
 }
 
 static void
 target_free(TargetFile *file)
 {
 	free(file->path);
+	free(file->slices);
 	free(file);
 }
 
@@ -93,12 +106,34 @@ count_progress(Writing *w, uint64 n)
 	pthread_mutex_unlock(&w->lock);
 }
 
+/* Every stretch of a frame to its place. */
+static bool
+write_slices(Writing *w, int fd, const FetchFrame *frame, const uint8 *raw, uint64 *bytes)
+{
+	const FetchSlice all = {frame->at, 0, frame->frame.raw};
+	const FetchSlice *slices = frame->slices ? frame->slices : &all;
+	uint32		n = frame->slices ? frame->n_slices : 1;
+	uint64		written = 0;
+	bool		ok = true;
+
+	for (uint32 i = 0; ok && i < n; i++)
+	{
+		const FetchSlice *s = &slices[i];
+
+		ok = w->r->delta ? delta_write(fd, raw + s->skip, s->length, s->at, &written) :
+			direct_write(fd, raw + s->skip, s->length, s->at);
+		*bytes += s->length;
+	}
+	atomic_fetch_add(&w->rewritten, w->r->delta ? written : *bytes);
+	return ok;
+}
+
 static bool
 write_frame(void *arg, const FetchFrame *frame, const void *raw, DrError *err)
 {
 	Writing    *w = arg;
 	TargetFile *file = frame->file;
-	size_t		n = frame->frame.raw;
+	uint64		bytes = 0;
 	bool		last = false;
 	bool		ok;
 	int			fd;
@@ -106,13 +141,15 @@ write_frame(void *arg, const FetchFrame *frame, const void *raw, DrError *err)
 	if (file->class == FILE_CONTROL)
 	{
 		pthread_mutex_lock(&w->lock);
-		bytes_append(w->control, raw, n);
+		bytes_append(w->control, raw, frame->frame.raw);
 		pthread_mutex_unlock(&w->lock);
 		target_free(file);
 		return true;
 	}
-	fd = direct_open(AT_FDCWD, file->path, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600, n);
-	ok = fd >= 0 && direct_write(fd, raw, n, frame->at);
+	/* Many small stretches are better off in the page cache. */
+	fd = direct_open(AT_FDCWD, file->path, (w->r->delta ? O_RDWR : O_WRONLY) | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600,
+					 frame->frame.raw / Max(frame->n_slices, 1));
+	ok = fd >= 0 && write_slices(w, fd, frame, raw, &bytes);
 	if (ok)
 	{
 		last = atomic_fetch_sub(&file->frames_left, 1) == 1;
@@ -124,7 +161,7 @@ write_frame(void *arg, const FetchFrame *frame, const void *raw, DrError *err)
 		ok = write_error(err, file->path);
 	if (last)
 		target_free(file);
-	count_progress(w, n);
+	count_progress(w, bytes);
 	return ok;
 }
 
@@ -179,8 +216,11 @@ static bool
 add_directory(Restore *r, uint32 mode, const char *path, DrError *err)
 {
 	char	   *full = target_path(r, FILE_ANY, path);
-	bool		ok = is_tablespace_link(r, path) ? true : make_directory(full, mode, err);
+	bool		ok = true;
 
+	if (!is_tablespace_link(r, path))
+		ok = make_directory(full, mode, err) &&
+			(!r->delta || chmod(full, mode & 0777) == 0 || write_error(err, full));
 	pfree(full);
 	return ok;
 }
@@ -200,16 +240,15 @@ make_empty_file(const TargetFile *file, DrError *err)
 
 /* Collect a frame; when its pack has all, send the pack on its way. */
 static bool
-add_frame(Writing *w, const Frame *frame, TargetFile *file, uint64 at, DrError *err)
+add_frame(Writing *w, const FetchFrame *frame, DrError *err)
 {
 	Restore    *r = w->r;
+	RestorePack *pack = restore_pack(r, frame->frame.pack);
 	Collected  *c;
-	RestorePack *pack;
 
-	if (frame->pack > r->n_packs)
+	if (pack == NULL)
 		return dr_error(err, DR_DAMAGED, "manifest \"%s\" is damaged: a frame lies in no pack", r->manifest.name);
-	c = &w->packs[frame->pack - 1];
-	pack = &r->packs[frame->pack - 1];
+	c = &w->packs[pack - r->packs];
 	if (c->n == c->cap)
 	{
 		c->cap = c->cap ? Min(c->cap * 2, pack->frames) : Min(64, pack->frames);
@@ -217,16 +256,89 @@ add_frame(Writing *w, const Frame *frame, TargetFile *file, uint64 at, DrError *
 			return dr_error(err, DR_DAMAGED, "manifest \"%s\" is damaged: a pack has more frames than it says", r->manifest.name);
 		c->v = pg_realloc(c->v, sizeof(FetchFrame) * c->cap);
 	}
-	c->v[c->n++] = (FetchFrame) {*frame, file, at};
+	c->v[c->n++] = *frame;
 	if (c->n == pack->frames)
 	{
 		FetchFrame *frames = c->v;
 
 		c->v = NULL;
-		if (!fetch_pack(w->fetch, pack->name, pack->size, frames, c->n))
+		if (!fetch_pack(w->fetch, pack->name, pack->size, pack->whole, frames, c->n))
 			return dr_error(err, DR_CANCELLED, "stopped");	/* fetch_finish knows why */
 	}
 	return true;
+}
+
+/*
+ * The extents of a file by the frames that they come from: those of frame i are
+ * slices first[i] to first[i + 1], the caller frees both.  *size is what they make.
+ */
+static FetchSlice *
+slices_by_frame(const ManifestFile *m, uint32 **first, uint64 *size)
+{
+	FetchSlice *slices = pg_malloc(sizeof(FetchSlice) * m->n_extents);
+	uint32	   *at = pg_malloc0(sizeof(uint32) * ((size_t) m->n_frames + 2));
+
+	/* Counted two places further on, so that at[i + 1] is the next free one of frame i. */
+	for (uint32 i = 0; i < m->n_extents; i++)
+		at[m->extents[i].frame + 2]++;
+	for (uint32 i = 2; i < m->n_frames + 2; i++)
+		at[i] += at[i - 1];
+	*size = 0;
+	for (uint32 i = 0; i < m->n_extents; i++)
+	{
+		const Extent *x = &m->extents[i];
+
+		slices[at[x->frame + 1]++] = (FetchSlice) {*size, x->skip, x->length};
+		*size += x->length;
+	}
+	*first = at;
+	return slices;
+}
+
+/* X4: frames are checked one by one, the file by what they make. */
+static bool
+check_file(const Restore *r, const ManifestFile *m, DrError *err)
+{
+	uint32		crc = 0;
+
+	for (uint32 i = 0; m->n_extents == 0 && i < m->n_frames; i++)
+		crc = i == 0 ? m->frames[i].crc : crc32c_combine(crc, m->frames[i].crc, m->frames[i].raw);
+	if (crc != m->crc)
+		return dr_error(err, DR_DAMAGED, "manifest \"%s\" is damaged: the checksum of \"%s\" is not that of its frames",
+						r->manifest.name, m->path);
+	if (m->class == FILE_CONTROL && (m->n_frames != 1 || m->n_extents > 0))
+		return dr_error(err, DR_DAMAGED, "manifest \"%s\" is damaged: pg_control has an impossible size", r->manifest.name);
+	return true;
+}
+
+/* Every frame once, with all that the file takes from it. */
+static bool
+add_frames(Writing *w, const ManifestFile *m, TargetFile *file, DrError *err)
+{
+	uint32	   *first = NULL;
+	uint64		at = 0;
+	uint64		size = m->size;
+	bool		ok = true;
+
+	if (m->n_extents > 0)
+		file->slices = slices_by_frame(m, &first, &size);
+	if (size != m->size)
+		ok = dr_error(err, DR_DAMAGED, "manifest \"%s\" is damaged: the extents of \"%s\" do not make its size",
+					  w->r->manifest.name, m->path);
+	for (uint32 i = 0; ok && i < m->n_frames; i++)
+	{
+		FetchFrame	frame = {.frame = m->frames[i],.file = file,.at = at};
+
+		if (file->slices != NULL)
+		{
+			frame.slices = file->slices + first[i];
+			frame.n_slices = first[i + 1] - first[i];
+		}
+		at += m->frames[i].raw;
+		ok = add_frame(w, &frame, err);
+	}
+	free(first);
+	return ok;
 }
 
 static bool
@@ -234,35 +346,33 @@ add_file(Writing *w, const ManifestFile *m, DrError *err)
 {
 	Restore    *r = w->r;
 	TargetFile *file = pg_malloc0(sizeof(*file));
-	uint64		at = 0;
-	uint32		crc = 0;
-	bool		ok = true;
+	bool		ok;
 
 	file->path = target_path(r, m->class, m->path);
 	file->class = m->class;
 	file->mode = m->mode;
 	file->mtime = m->mtime;
+	file->size = m->size;
 	atomic_init(&file->frames_left, m->n_frames);
-	for (uint32 i = 0; i < m->n_frames; i++)
-		crc = i == 0 ? m->frames[i].crc : crc32c_combine(crc, m->frames[i].crc, m->frames[i].raw);
-	if (crc != m->crc)			/* X4: frames are checked one by one, the file by what they make */
-		ok = dr_error(err, DR_DAMAGED, "manifest \"%s\" is damaged: the checksum of \"%s\" is not that of its frames",
-					  r->manifest.name, m->path);
-	else if (m->class == FILE_CONTROL && m->n_frames != 1)
-		ok = dr_error(err, DR_DAMAGED, "manifest \"%s\" is damaged: pg_control has an impossible size", r->manifest.name);
-	else if (m->class == FILE_CONFIG)
-		ok = make_parents(r->pgdata, file->path, err);
-	if (!ok || m->n_frames == 0)
-	{
-		ok = ok && make_empty_file(file, err);
-		target_free(file);
-		return ok;
-	}
-	for (uint32 i = 0; ok && i < m->n_frames; i++)
-	{
-		ok = add_frame(w, &m->frames[i], file, at, err);
-		at += m->frames[i].raw;
-	}
+	ok = check_file(r, m, err) &&
+		(m->class != FILE_CONFIG || make_parents(r->pgdata, file->path, err));
+	if (ok && m->n_frames > 0)
+		return add_frames(w, m, file, err);	/* the last frame frees it */
+	ok = ok && make_empty_file(file, err);
+	target_free(file);
+	return ok;
+}
+
+static bool
+make_link(const Restore *r, const TablespaceMapping *t, DrError *err)
+{
+	char	   *link = psprintf("%s/pg_tblspc/%s", r->pgdata, t->oid);
+	bool		ok;
+
+	ok = make_parents("", t->to, err) && make_directory(t->to, 0700, err);
+	if (ok && !(r->delta && delta_link_leads_to(r, t)) && symlink(t->to, link) != 0)
+		ok = dr_error(err, DR_IO, "could not create symbolic link \"%s\": %s", link, strerror(errno));
+	pfree(link);
 	return ok;
 }
 
@@ -274,19 +384,11 @@ make_tree(Restore *r, DrError *err)
 	bool		ok;
 
 	ok = make_parents("", r->pgdata, err) && make_directory(r->pgdata, 0700, err) &&
-		chmod(r->pgdata, 0700) == 0 &&
-		restore_write_file(r, RESTORE_MARKER, r->manifest.info.id, strlen(r->manifest.info.id), err) &&
+		(chmod(r->pgdata, 0700) == 0 || write_error(err, r->pgdata)) &&
+		(r->delta ? delta_clear(r, err) : restore_write_marker(r, err)) &&
 		make_directory(tblspc, 0700, err);
 	for (int i = 0; ok && i < r->n_tablespaces; i++)
-	{
-		TablespaceMapping *t = &r->tablespaces[i];
-		char	   *link = psprintf("%s/%s", tblspc, t->oid);
-
-		ok = make_parents("", t->to, err) && make_directory(t->to, 0700, err);
-		if (ok && symlink(t->to, link) != 0)
-			ok = dr_error(err, DR_IO, "could not create symbolic link \"%s\": %s", link, strerror(errno));
-		pfree(link);
-	}
+		ok = make_link(r, &r->tablespaces[i], err);
 	pfree(tblspc);
 	if (ok)
 		step_reached("restore.tree");
@@ -337,6 +439,7 @@ restore_files(Restore *r, Bytes *control, DrError *err)
 	for (uint32 i = 0; i < r->n_packs; i++)
 		free(w.packs[i].v);
 	free(w.packs);
+	r->rewritten = w.rewritten;
 	pthread_mutex_destroy(&w.lock);
 	if (!written || !fetched)
 		return false;
@@ -359,6 +462,16 @@ restore_write_file(Restore *r, const char *path, const void *data, size_t n, DrE
 	if (fd >= 0 && close(fd) != 0 && ok)
 		ok = write_error(err, full);
 	pfree(full);
+	return ok;
+}
+
+bool
+restore_write_marker(Restore *r, DrError *err)
+{
+	char	   *text = psprintf("%s/%s", r->manifest.info.system_identifier, r->manifest.info.id);
+	bool		ok = restore_write_file(r, RESTORE_MARKER, text, strlen(text), err);
+
+	pfree(text);
 	return ok;
 }
 

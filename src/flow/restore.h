@@ -1,16 +1,32 @@
 /*
  * restore.h
- *	  A backup's files, from packs to an empty directory.
+ *	  A backup's files, from packs to a directory: an empty one, or (delta) one
+ *	  that holds another state of the same cluster.
  *
  * Invariants:
  *
  *	X1	Nothing is written where something is: the data directory and every
- *		tablespace's directory are absent or empty.
+ *		tablespace's directory are absent or empty, unless X5 allows it.
  *	X2	pg_control is written last, after everything else is synced: a restore
  *		that was interrupted can't be started.
  *	X3	Restored pg_control names a checkpoint that doesn't exist, so that only
  *		backup_label can start recovery.
  *	X4	Every file has the size and checksum that the manifest says.
+ *
+ * And of a delta restore:
+ *
+ *	X5	A directory that is not empty is written to only when its pg_control, or
+ *		the marker that an interrupted restore left, says that it is this
+ *		cluster's, and no server runs in it; a tablespace's directory only when
+ *		the link in that data directory leads there.
+ *	X6	Before anything there is changed, the marker is durable and pg_control
+ *		is gone for good: from then on X2 holds as in an empty directory.
+ *	X7	Nothing outside of these directories is changed: no link is followed but
+ *		those of pg_wal and of the tablespaces, and what is not a plain file
+ *		with one name is replaced, not written to.
+ *	X8	What is not in the manifest is gone before anything is written; in a
+ *		tablespace's directory, as far as it belongs to this version's cluster.
+ *	X9	A block is written only when it differs from what is there.
  *
  * Copyright (c) 2026, pg_dr contributors
  */
@@ -32,6 +48,7 @@ typedef struct RestorePack
 	char	   *name;
 	uint64		size;
 	uint32		frames;			/* to be used */
+	bool		whole;			/* fetched as a whole, not in ranges */
 } RestorePack;
 
 typedef struct Restore
@@ -42,10 +59,16 @@ typedef struct Restore
 	int			jobs;
 	TablespaceMapping *tablespaces;
 	int			n_tablespaces;
-	RestorePack *packs;			/* by number - 1 */
+	RestorePack *packs;			/* the backup's own, then inherited ones; see restore_pack */
 	uint32		n_packs;
+	uint32		n_own_packs;
 	uint64		bytes;			/* of the data directory itself */
 	uint64		config_files;
+	bool		delta;			/* asked for; restore_check_targets clears it when nothing is there */
+	uint64		rewritten;		/* bytes that were written of manifest.info.bytes */
+
+	/* What the DBA should know; may be NULL. */
+	void		(*warning) (void *arg, const char *text);
 
 	/* Called now and then, by one thread at a time. */
 	void		(*progress) (void *arg, uint64 done, uint64 total);
@@ -55,7 +78,7 @@ typedef struct Restore
 /* Where configuration files from outside wait until they are put into place. */
 #define RESTORE_CONFIG_STAGE	PGDR_WORK_DIR "/config"
 
-/* There while a restore is under way. */
+/* There while a restore is under way: "<system identifier>/<backup>". */
 #define RESTORE_MARKER			PGDR_WORK_DIR "/restoring"
 
 /*
@@ -68,8 +91,17 @@ extern bool restore_prepare(Restore *r, Repository *repo, const char *sysid, Bac
 /* "/old=/new"; "=" in a path is written "\=". */
 extern bool restore_remap(Restore *r, const char *mapping, DrError *err);
 
-/* X1, and room for it all. */
+/* Where in packs a frame's pack is; NULL: the manifest names no such pack. */
+extern RestorePack *restore_pack(const Restore *r, uint32 number);
+
+/* X1 and X5, and room for it all. */
 extern bool restore_check_targets(Restore *r, DrError *err);
+
+/*
+ * Would a delta restore remove what is at this path?  Then it is refused, "what"
+ * being its role: the key file, the repository.
+ */
+extern bool restore_spares(const Restore *r, const char *path, const char *what, DrError *err);
 
 /* Write every file but pg_control, whose bytes are kept in control. */
 extern bool restore_files(Restore *r, Bytes *control, DrError *err);

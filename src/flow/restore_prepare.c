@@ -11,7 +11,7 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
-#include "core/control.h"
+#include "flow/restore_private.h"
 
 /* Below the old data directory means below the new one. */
 static char *
@@ -66,7 +66,19 @@ note_pack(Restore *r, const ManifestPack *pack)
 	r->packs = array_room(r->packs, r->n_packs, sizeof(RestorePack));
 	r->packs[r->n_packs].name = pg_strdup(pack->name);
 	r->packs[r->n_packs].size = pack->size;
-	r->packs[r->n_packs++].frames = pack->frames;
+	r->packs[r->n_packs].frames = pack->frames;
+	r->packs[r->n_packs++].whole = pack_read_whole(pack);
+	r->n_own_packs += pack->number < PACK_INHERITED;
+}
+
+/* The reader has seen to it that both runs of P records have no holes. */
+RestorePack *
+restore_pack(const Restore *r, uint32 number)
+{
+	if (number > PACK_INHERITED)
+		return number - PACK_INHERITED > r->n_packs - r->n_own_packs ? NULL :
+			&r->packs[r->n_own_packs + (number - PACK_INHERITED - 1)];
+	return number == 0 || number > r->n_own_packs ? NULL : &r->packs[number - 1];
 }
 
 bool
@@ -150,8 +162,9 @@ restore_remap(Restore *r, const char *mapping, DrError *err)
 
 /* X1: absent, or an empty directory (of an interrupted restore: say so). */
 static bool
-check_empty(const char *path, bool is_pgdata, DrError *err)
+check_empty(const Restore *r, const char *path, DrError *err)
 {
+	bool		is_pgdata = path == r->pgdata;
 	DIR		   *dir = opendir(path);
 	struct dirent *de;
 	char	   *marker = psprintf("%s/" RESTORE_MARKER, path);
@@ -172,11 +185,15 @@ check_empty(const char *path, bool is_pgdata, DrError *err)
 		if (is_pgdata && access(marker, F_OK) == 0)
 		{
 			dr_detail(err, "It holds an interrupted restore, which can't be started.");
-			dr_hint(err, "Remove its contents and run the restore again.");
+			dr_hint(err, "Run the restore again with --delta, which uses what is there, or remove its contents first.");
 		}
 		else
 			dr_hint(err, is_pgdata ?
-					"A restore writes only into an empty directory: move the contents away, or give another --pgdata." :
+					"A restore writes only into an empty directory: move the contents away, give another --pgdata, "
+					"or --delta if it is an older or newer state of the same cluster." :
+					r->delta ?
+					"The data directory's link for this tablespace does not lead there: move the contents away, "
+					"or give the place where it leads with --tablespace OLD=NEW." :
 					"A restore writes only into empty directories: move the contents away, "
 					"or give the tablespace another place with --tablespace OLD=NEW.");
 	}
@@ -207,7 +224,10 @@ free_space(const char *path, uint64 *bytes, dev_t *device)
 	return ok;
 }
 
-/* Everything that goes to the same device as path, against what is free there. */
+/*
+ * Everything that goes to the same device as path, against what is free there.
+ * How much of it a delta restore finds there is not known: the writes will tell.
+ */
 static bool
 check_space(const Restore *r, const char *path, DrError *err)
 {
@@ -217,7 +237,7 @@ check_space(const Restore *r, const char *path, DrError *err)
 	dev_t		device;
 	dev_t		d;
 
-	if (!free_space(path, &available, &device))
+	if (r->delta || !free_space(path, &available, &device))
 		return true;			/* the writes will tell */
 	if (free_space(r->pgdata, &other, &d) && d == device)
 		needed += r->bytes;
@@ -231,8 +251,8 @@ check_space(const Restore *r, const char *path, DrError *err)
 					 (unsigned long long) needed >> 20, (unsigned long long) available >> 20);
 }
 
-static bool
-inside(const char *path, const char *of)
+bool
+path_inside(const char *path, const char *of)
 {
 	size_t		n = strlen(of);
 
@@ -242,19 +262,23 @@ inside(const char *path, const char *of)
 bool
 restore_check_targets(Restore *r, DrError *err)
 {
-	if (!check_empty(r->pgdata, true, err) || !check_space(r, r->pgdata, err))
+	if (r->delta && !delta_check(r, err))
+		return false;
+	if ((!r->delta && !check_empty(r, r->pgdata, err)) || !check_space(r, r->pgdata, err))
 		return false;
 	for (int i = 0; i < r->n_tablespaces; i++)
 	{
 		const char *to = r->tablespaces[i].to;
 
 		for (int j = 0; j < i; j++)
-			if (inside(to, r->tablespaces[j].to) || inside(r->tablespaces[j].to, to))
+			if (path_inside(to, r->tablespaces[j].to) || path_inside(r->tablespaces[j].to, to))
 				return dr_error(err, DR_CONFIG, "tablespaces \"%s\" and \"%s\" would lie in one another",
 								r->tablespaces[j].to, to);
-		if (inside(r->pgdata, to))
+		if (path_inside(r->pgdata, to))
 			return dr_error(err, DR_CONFIG, "the data directory would lie in tablespace \"%s\"", to);
-		if (!check_empty(to, false, err) || !check_space(r, to, err))
+		if (r->delta && delta_link_leads_to(r, &r->tablespaces[i]))
+			continue;			/* X5 */
+		if (!check_empty(r, to, err) || !check_space(r, to, err))
 			return false;
 	}
 	return true;

@@ -8,17 +8,18 @@
  *
  * Copyright (c) 2026, pg_dr contributors
  */
-#include "flow/restore.h"
+#include "flow/restore_private.h"
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-static bool
-sync_one(const char *path, int flags, DrError *err)
+bool
+restore_sync_one(const char *path, int flags, DrError *err)
 {
-	int			fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | flags);
+	int			fd = open(path, O_RDONLY | O_CLOEXEC | (flags ? flags : O_NOFOLLOW));
 	bool		ok = fd >= 0 && fsync(fd) == 0;
 
 	if (!ok)
@@ -51,11 +52,11 @@ sync_tree(const char *path, DrError *err)
 		else if (S_ISDIR(st.st_mode))
 			ok = sync_tree(entry, err);
 		else if (S_ISREG(st.st_mode))
-			ok = sync_one(entry, 0, err);
+			ok = restore_sync_one(entry, 0, err);
 		pfree(entry);
 	}
 	closedir(dir);
-	return ok && sync_one(path, O_DIRECTORY, err);
+	return ok && restore_sync_one(path, O_DIRECTORY, err);
 }
 
 static bool
@@ -71,8 +72,23 @@ sync_place(const char *path, DrError *err)
 		close(fd);
 	}
 	*strrchr(parent, '/') = '\0';
-	ok = sync_tree(path, err) && sync_one(parent[0] ? parent : "/", O_DIRECTORY, err);
+	ok = sync_tree(path, err) && restore_sync_one(parent[0] ? parent : "/", O_DIRECTORY, err);
 	free(parent);
+	return ok;
+}
+
+/* A delta restore leaves it a link; what was removed there must not come back after a crash. */
+static bool
+sync_linked_wal(const Restore *r, DrError *err)
+{
+	char	   *path = psprintf("%s/pg_wal", r->pgdata);
+	char		real[PATH_MAX];
+	struct stat st;
+	bool		ok = true;
+
+	if (lstat(path, &st) == 0 && S_ISLNK(st.st_mode) && realpath(path, real) != NULL)
+		ok = sync_place(real, err);
+	pfree(path);
 	return ok;
 }
 
@@ -82,5 +98,5 @@ restore_sync(Restore *r, DrError *err)
 	for (int i = 0; i < r->n_tablespaces; i++)
 		if (!sync_place(r->tablespaces[i].to, err))
 			return false;
-	return sync_place(r->pgdata, err);
+	return sync_linked_wal(r, err) && sync_place(r->pgdata, err);
 }

@@ -63,6 +63,7 @@ remember_pack(Upload *u, const Pack *pack, const uint8 hash[32])
 	info = &u->info[pack->number - 1];
 	info->size = pack->buffer.size;
 	info->frames = pack->frames;
+	info->used = pack->buffer.length;
 	memcpy(info->sha256, hash, 32);
 	pthread_mutex_unlock(&u->lock);
 	atomic_fetch_add(&u->stored, pack->buffer.size);
@@ -154,7 +155,23 @@ file_free(UploadFile *f)
 	free(unconstify(char *, f->entry.path));
 	free(f->full_path);
 	free(f->frames);
+	free(f->cursors);
+	composition_free(&f->composition);
 	free(f);
+}
+
+/* A file that is the parent's, block for block, is its frames; another takes extents from them. */
+static void
+hand_on_composed(Upload *u, UploadFile *f, ManifestFile *m)
+{
+	Extent	   *extents = NULL;
+
+	for (uint32 i = 0; i < f->n_kept; i++)
+		u->o.inherit(u->o.arg, &f->frames[i]);
+	if (!f->composition.unchanged)
+		m->extents = extents = composition_extents(&f->composition, &m->n_extents);
+	u->o.file(u->o.arg, m);
+	free(extents);
 }
 
 /* U2: hand on the oldest file, which is complete. */
@@ -167,19 +184,31 @@ hand_on(Upload *u)
 	if (u->oldest == NULL)
 		u->newest = NULL;
 	u->window--;
+	u->pieces -= f->composition.n_pieces;
 	if (f->entry.is_directory)
 		u->o.directory(u->o.arg, f->entry.mode, f->entry.path);
 	else if (!f->vanished)
 	{
-		ManifestFile m = {f->entry.class, f->entry.mode, f->entry.mtime, f->entry.size, 0,
-		f->entry.path, f->n_frames, f->frames};
+		ManifestFile m = {
+			.class = f->entry.class,.mode = f->entry.mode,.mtime = f->entry.mtime,.size = f->entry.size,
+			.path = f->entry.path,.n_frames = f->n_kept + f->n_frames,.frames = f->frames
+		};
 
-		for (uint32 i = 0; i < f->n_frames; i++)
+		for (uint32 i = 0; i < m.n_frames; i++)
 			m.crc = i == 0 ? f->frames[i].crc : crc32c_combine(m.crc, f->frames[i].crc, f->frames[i].raw);
-		u->o.file(u->o.arg, &m);
+		if (f->composed)
+			hand_on_composed(u, f, &m);
+		else
+			u->o.file(u->o.arg, &m);
 		atomic_fetch_add(&u->files, 1);
 	}
 	file_free(f);
+}
+
+static bool
+crowded(const Upload *u, int most)
+{
+	return u->window > most || (u->window > 0 && u->pieces > WINDOW_PIECES);
 }
 
 /* Hand on what is complete; wait until at most "most" files are in the window. */
@@ -191,7 +220,7 @@ shrink_window(Upload *u, int most, DrError *err)
 		bool		complete;
 
 		pthread_mutex_lock(&u->lock);
-		while (!u->failed && u->window > most && u->oldest->ranges_left > 0)
+		while (!u->failed && crowded(u, most) && u->oldest->ranges_left > 0)
 			pthread_cond_wait(&u->progressed, &u->lock);
 		complete = u->window > 0 && u->oldest->ranges_left == 0;
 		pthread_mutex_unlock(&u->lock);
@@ -203,28 +232,51 @@ shrink_window(Upload *u, int most, DrError *err)
 	}
 }
 
+/* What of a file is read, in which frames. */
+static void
+plan_frames(UploadFile *f, Composition *composition)
+{
+	f->n_frames = f->entry.is_directory ? 0 : (uint32) ((f->entry.size + FRAME_MAX - 1) / FRAME_MAX);
+	if (composition != NULL)
+	{
+		f->composed = true;
+		f->composition = *composition;
+		memset(composition, 0, sizeof(*composition));
+		f->n_kept = f->composition.n_kept;
+		f->cursors = composition_cursors(&f->composition, &f->n_frames);
+	}
+	f->ranges_left = (f->n_frames + RANGE_FRAMES - 1) / RANGE_FRAMES;
+	if (f->n_kept + f->n_frames > 0)
+		f->frames = pg_malloc0(sizeof(Frame) * (f->n_kept + f->n_frames));
+	if (f->n_kept > 0)
+		memcpy(f->frames, f->composition.kept, sizeof(Frame) * f->n_kept);
+}
+
 bool
-upload_add(Upload *u, const WalkEntry *entry, const char *full_path, DrError *err)
+upload_add(Upload *u, const WalkEntry *entry, const char *full_path, Composition *composition, DrError *err)
 {
 	UploadFile *f;
 
 	if (!shrink_window(u, WINDOW_FILES - 1, err))
+	{
+		if (composition != NULL)
+			composition_free(composition);
 		return false;
+	}
 	f = pg_malloc0(sizeof(*f));
 	f->entry = *entry;
 	f->entry.path = pg_strdup(entry->path);
 	f->full_path = pg_strdup(full_path);
 	f->fd = -1;
 	pthread_mutex_init(&f->lock, NULL);
-	f->n_frames = entry->is_directory ? 0 : (uint32) ((entry->size + FRAME_MAX - 1) / FRAME_MAX);
-	f->ranges_left = (f->n_frames + RANGE_FRAMES - 1) / RANGE_FRAMES;
-	f->frames = f->n_frames > 0 ? pg_malloc0(sizeof(Frame) * f->n_frames) : NULL;
+	plan_frames(f, composition);
 	if (u->newest != NULL)
 		u->newest->next = f;
 	else
 		u->oldest = f;
 	u->newest = f;
 	u->window++;
+	u->pieces += f->composition.n_pieces;
 	for (uint32 first = 0; first < f->n_frames; first += RANGE_FRAMES)
 	{
 		Range	   *r = pg_malloc(sizeof(*r));
@@ -296,6 +348,7 @@ upload_pack(Upload *u, uint32 number, ManifestPack *out)
 	out->number = number;
 	out->size = info->size;
 	out->frames = info->frames;
+	out->used = info->used;
 	memcpy(out->sha256, info->sha256, 32);
 }
 

@@ -21,7 +21,7 @@
 #ifndef PGDR_UPLOAD_H
 #define PGDR_UPLOAD_H
 
-#include "core/manifest.h"
+#include "core/compose.h"
 #include "flow/repository.h"
 #include "flow/walk.h"
 
@@ -43,6 +43,8 @@ typedef struct UploadOptions
 	void		(*warning) (void *arg, const char *message);
 	/* A file is complete; in the order of upload_add, by the thread that adds. */
 	void		(*file) (void *arg, const ManifestFile *file);
+	/* Before that, for each frame that it takes from the parent. */
+	void		(*inherit) (void *arg, Frame *frame);
 	void		(*directory) (void *arg, uint32 mode, const char *path);
 	void	   *arg;
 } UploadOptions;
@@ -52,10 +54,12 @@ typedef struct Upload Upload;
 extern Upload *upload_new(const UploadOptions *options);
 
 /*
- * A file or a directory, and where it is read from.  Waits while the window is
- * full.  False: the conveyor has failed or was cancelled.
+ * A file or a directory, and where it is read from.  With a composition, which
+ * is taken over, only what that says is read.  Waits while the window is full.
+ * False: the conveyor has failed or was cancelled.
  */
-extern bool upload_add(Upload *u, const WalkEntry *entry, const char *full_path, DrError *err);
+extern bool upload_add(Upload *u, const WalkEntry *entry, const char *full_path, Composition *composition,
+					   DrError *err);
 
 /* Wait until every file that was added has been read. */
 extern bool upload_drain(Upload *u, DrError *err);

@@ -15,7 +15,8 @@
 
 #define PACK_TARGET		((size_t) 32 * 1024 * 1024)
 #define RANGE_FRAMES	32		/* frames that one worker takes at once */
-#define WINDOW_FILES	8192	/* files in the conveyor */
+#define WINDOW_FILES	8192	/* files in the conveyor, */
+#define WINDOW_PIECES	(1024 * 1024)	/* and pieces that they are composed of, about */
 #define MAX_SUSPECTS	65536
 #define DISCARD_AT_ONCE	1000
 
@@ -32,9 +33,14 @@ typedef struct UploadFile
 	int			fd;
 	bool		opened;
 	bool		vanished;
-	uint32		n_frames;
+	uint32		n_frames;		/* that are read; behind n_kept of the parent's in frames */
 	Frame	   *frames;
 	uint32		ranges_left;	/* under the conveyor's lock */
+
+	bool		composed;		/* and then: */
+	Composition composition;
+	ReadCursor *cursors;		/* where each of n_frames begins */
+	uint32		n_kept;
 } UploadFile;
 
 typedef struct Range
@@ -57,6 +63,7 @@ typedef struct PackInfo
 	uint64		size;
 	uint8		sha256[32];
 	uint32		frames;
+	uint64		used;			/* bytes of the frames */
 } PackInfo;
 
 /* A page that was too new to judge. */
@@ -89,6 +96,7 @@ struct Upload
 	UploadFile *oldest;			/* the window, adding thread only */
 	UploadFile *newest;
 	int			window;
+	size_t		pieces;			/* of all files in the window */
 	DrError		error;			/* the first one; under lock */
 	bool		failed;
 	PackInfo   *info;			/* by number - 1; under lock */

@@ -40,7 +40,7 @@ open_file(Worker *w, UploadFile *f, DrError *err)
 			f->vanished = true;
 		else if (f->fd < 0)
 			ok = dr_error(err, DR_IO, "could not open file \"%s\": %s", f->full_path, strerror(errno));
-		else if (f->n_frames > 1)
+		else if (f->n_frames > 1 || f->composed)
 
 			/*
 			 * We read in frames, in parallel; read-ahead would fill the cache with
@@ -94,20 +94,20 @@ read_all(const UploadFile *f, char *to, size_t n, off_t at, size_t *got, DrError
  * the server's working set out.
  */
 static bool
-read_range(Worker *w, const UploadFile *f, size_t n, off_t at, DrError *err)
+read_range(const UploadFile *f, char *to, size_t n, off_t at, DrError *err)
 {
-	struct iovec iov = {w->raw, n};
+	struct iovec iov = {to, n};
 	ssize_t		cached = preadv2(f->fd, &iov, 1, at, RWF_NOWAIT);
 	bool		known = cached >= 0 || errno == EAGAIN;
 	size_t		got;
 
 	if (cached < 0)
 		cached = 0;
-	if (!read_all(f, w->raw + cached, n - cached, at + cached, &got, err))
+	if (!read_all(f, to + cached, n - cached, at + cached, &got, err))
 		return false;
 	if (known && got > 0)
 		posix_fadvise(f->fd, at + cached, got, POSIX_FADV_DONTNEED);
-	memset(w->raw + cached + got, 0, n - cached - got);
+	memset(to + cached + got, 0, n - cached - got);
 	return true;
 }
 
@@ -132,7 +132,7 @@ reread_small_file(Worker *w, const UploadFile *f, size_t n, DrError *err)
 		if (small_file_whole(w, f, n))
 			return true;
 		usleep(1000 * Min(i, 20));
-		if (!read_range(w, f, n, 0, err))
+		if (!read_range(f, w->raw, n, 0, err))
 			return false;
 	}
 	if (f->entry.class == FILE_CONTROL)
@@ -240,12 +240,12 @@ judge(Worker *w, const UploadFile *f, char *page, off_t at, DrError *err)
 }
 
 static bool
-judge_pages(Worker *w, const UploadFile *f, size_t n, off_t at, DrError *err)
+judge_pages(Worker *w, const UploadFile *f, char *pages, size_t n, off_t at, DrError *err)
 {
 	if (f->entry.class < FILE_MAIN || f->entry.class > FILE_INIT)
 		return true;
 	for (size_t done = 0; done + BLCKSZ <= n; done += BLCKSZ)
-		if (!judge(w, f, w->raw + done, at + done, err))
+		if (!judge(w, f, pages + done, at + done, err))
 			return false;
 	return true;
 }
@@ -300,19 +300,53 @@ pack_frame(Worker *w, size_t n, Frame *frame, DrError *err)
 
 /* ---- the worker ---- */
 
+/* A stretch of a file that is read whole. */
+static bool
+read_stretch(Worker *w, UploadFile *f, uint32 i, size_t *n, DrError *err)
+{
+	off_t		at = (off_t) i * FRAME_MAX;
+
+	*n = Min(FRAME_MAX, f->entry.size - at);
+	throttle(w->u, *n);
+	if (!read_range(f, w->raw, *n, at, err))
+		return false;
+	if ((f->entry.class == FILE_CONTROL || is_relation_map(f->entry.path)) &&
+		!reread_small_file(w, f, *n, err))
+		return false;
+	return judge_pages(w, f, w->raw, *n, at, err);
+}
+
+/* The blocks of a composed file that make one frame, from wherever they are. */
+static bool
+read_blocks(Worker *w, UploadFile *f, uint32 i, size_t *n, DrError *err)
+{
+	ReadCursor	at = f->cursors[i];
+	uint32		block;
+	uint32		blocks;
+
+	*n = 0;
+	while (*n < FRAME_MAX &&
+		   composition_next_run(&f->composition, &at, (uint32) ((FRAME_MAX - *n) / BLCKSZ), &block, &blocks))
+	{
+		char	   *to = w->raw + *n;
+		size_t		length = (size_t) blocks * BLCKSZ;
+		off_t		from = (off_t) block * BLCKSZ;
+
+		throttle(w->u, length);
+		if (!read_range(f, to, length, from, err) || !judge_pages(w, f, to, length, from, err))
+			return false;
+		*n += length;
+	}
+	return true;
+}
+
 static bool
 do_frame(Worker *w, UploadFile *f, uint32 i, DrError *err)
 {
-	off_t		at = (off_t) i * FRAME_MAX;
-	size_t		n = Min(FRAME_MAX, f->entry.size - at);
+	size_t		n;
 
-	throttle(w->u, n);
-	if (!read_range(w, f, n, at, err))
-		return false;
-	if ((f->entry.class == FILE_CONTROL || is_relation_map(f->entry.path)) &&
-		!reread_small_file(w, f, n, err))
-		return false;
-	if (!judge_pages(w, f, n, at, err) || !pack_frame(w, n, &f->frames[i], err))
+	if (!(f->composed ? read_blocks : read_stretch) (w, f, i, &n, err) ||
+		!pack_frame(w, n, &f->frames[f->n_kept + i], err))
 		return false;
 	atomic_fetch_add(&w->u->bytes, n);
 	return true;

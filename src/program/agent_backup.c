@@ -206,15 +206,21 @@ parse_request(Agent *a, json_t *request, Backup *b)
 	if (json_unpack(request, "{s:s, s:s, s:i, s:b, s:i, s:s, s:s}", "id", &id, "kind", &kind,
 					"server_version_num", &info->server_version_num, "data_checksums", &checksums,
 					"timeline", &timeline, "start_lsn", &start_lsn, "started_at", &started_at) != 0 ||
-		!backup_id_valid(id) || strcmp(kind, "full") != 0 || timeline < 1 ||
+		!backup_id_valid(id) || (strcmp(kind, "full") != 0 && strcmp(kind, "incremental") != 0) || timeline < 1 ||
 		!lsn_parse(start_lsn, &info->start_lsn) || !time_parse(started_at, &info->started_at))
 		return false;
 	label = json_string_value(json_object_get(request, "label"));
 	config_directory = json_string_value(json_object_get(request, "config_directory"));
+	b->parent_id = json_string_value(json_object_get(request, "parent"));
+	b->no_parent = json_string_value(json_object_get(request, "no_parent"));
+	if ((b->parent_id != NULL && !backup_id_valid(b->parent_id)) ||
+		(strcmp(kind, "incremental") == 0 && b->parent_id == NULL && b->no_parent == NULL))
+		return false;
 	gethostname(host, sizeof(host) - 1);
 	strlcpy(info->id, id, sizeof(info->id));
 	strlcpy(info->kind, kind, sizeof(info->kind));
 	strlcpy(info->system_identifier, a->system_identifier, sizeof(info->system_identifier));
+	info->lineage = a->lineage_generation;
 	info->data_checksums = checksums;
 	info->timeline = (TimeLineID) timeline;
 	info->label = label ? pg_strdup(label) : NULL;
@@ -247,6 +253,30 @@ set_running(Agent *a, Backup *b)
 	pthread_mutex_lock(&a->lock);
 	a->backup = b;
 	pthread_mutex_unlock(&a->lock);
+}
+
+static void
+emit_done(const Backup *b)
+{
+	const BackupInfo *info = &b->info;
+	json_t	   *o = json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o}", "event", "done",
+							  "files", (json_int_t) info->files, "bytes", (json_int_t) info->bytes,
+							  "bytes_read", (json_int_t) info->bytes_read,
+							  "bytes_changed", (json_int_t) info->bytes_changed,
+							  "bytes_stored", (json_int_t) info->bytes_stored,
+							  "bytes_referenced", (json_int_t) info->bytes_referenced,
+							  "restore_bytes", (json_int_t) info->restore_bytes,
+							  "restore_requests", (json_int_t) info->restore_requests,
+							  "packs", (json_int_t) info->packs,
+							  "corrupt_pages", (json_int_t) info->corrupt_pages,
+							  "manifest_size", (json_int_t) b->manifest_size,
+							  "manifest_sha256", json_hex(b->manifest_sha256, 32));
+
+	if (info->parent != NULL)
+		json_object_set_new(o, "parent", json_string(info->parent));
+	if (info->full_scan != NULL)
+		json_object_set_new(o, "full_scan", json_lossy(info->full_scan));
+	agent_emit(o);
 }
 
 bool
@@ -283,13 +313,7 @@ agent_backup(Agent *a, json_t *request, DrError *err)
 	if (ok)
 	{
 		emit_progress(&b);
-		agent_emit(json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:o}", "event", "done",
-							 "files", (json_int_t) b.info.files, "bytes", (json_int_t) b.info.bytes,
-							 "bytes_stored", (json_int_t) b.info.bytes_stored,
-							 "packs", (json_int_t) b.info.packs,
-							 "corrupt_pages", (json_int_t) b.info.corrupt_pages,
-							 "manifest_size", (json_int_t) b.manifest_size,
-							 "manifest_sha256", json_hex(b.manifest_sha256, 32)));
+		emit_done(&b);
 	}
 	backup_free(&b);
 	return ok;

@@ -107,6 +107,7 @@ print_backup(const BackupEntry *e)
 	char		stored[32];
 	char		when[TIME_TEXT_MAX];
 	char		stop[LSN_TEXT_MAX];
+	char		fetched[32];
 
 	if (!e->has_manifest)
 	{
@@ -123,10 +124,12 @@ print_backup(const BackupEntry *e)
 	time_format(when, e->info.stopped_at);
 	when[19] = '\0';
 	lsn_format(stop, e->info.stop_lsn);
-	printf("  %s  %s  ended %sZ at %s  %s, %s stored%s%s%s\n", e->id,
-		   e->info.corrupt_pages > 0 ? "completed with corruption" : "completed",
-		   when, stop, size, stored, e->info.label ? "  \"" : "",
-		   e->info.label ? e->info.label : "", e->info.label ? "\"" : "");
+	format_size(e->info.restore_bytes, fetched);
+	printf("  %s  %s  %s%s%s  ended %sZ at %s  %s, %s stored; a restore fetches %s in " UINT64_FORMAT " requests%s%s%s\n",
+		   e->id, e->info.corrupt_pages > 0 ? "completed with corruption" : "completed",
+		   e->info.kind, e->info.parent ? " on " : "", e->info.parent ? e->info.parent : "",
+		   when, stop, size, stored, fetched, e->info.restore_requests,
+		   e->info.label ? "  \"" : "", e->info.label ? e->info.label : "", e->info.label ? "\"" : "");
 }
 
 static void

@@ -4,6 +4,7 @@
  *	  pg_ctl start recovers.
  *
  * Plan first, say what will be done, then write; pg_control is the last file.
+ * With --delta, into another state of the same cluster: only what differs.
  *
  * Copyright (c) 2026, pg_dr contributors
  */
@@ -17,6 +18,19 @@
 #include "program/recovery_conf.h"
 #include "program/report.h"
 #include "program/restore_situation.h"
+
+/* It stays where it is. */
+static void
+print_linked_wal(const Situation *s)
+{
+	char	   *path = psprintf("%s/pg_wal", s->restore.pgdata);
+	char		to[MAXPGPATH];
+	ssize_t		n = s->restore.delta ? readlink(path, to, sizeof(to)) : -1;
+
+	if (n >= 0)
+		printf("  pg_wal      \"%.*s\", to be emptied\n", (int) n, to);
+	pfree(path);
+}
 
 static void
 print_plan(const Situation *s, const RestoreOptions *o)
@@ -39,10 +53,18 @@ print_plan(const Situation *s, const RestoreOptions *o)
 		   b->server_version_num / 10000, b->host ? b->host : "?", b->data_directory);
 	printf("  backup      %s, ended %s, %s (%s stored)%s\n", b->id, when, size, stored,
 		   b->corrupt_pages > 0 ? ", HOLDS CORRUPT PAGES" : "");
+	if (b->parent != NULL)
+	{
+		format_size(b->restore_bytes, size);
+		printf("  parent      %s; with what is taken from it, about %s are fetched in " UINT64_FORMAT " requests\n",
+			   b->parent, size, b->restore_requests);
+	}
 	printf("  recovery    %s%s%s, timeline %u; WAL is archived to %s (%s)\n",
 		   kind ? "to " : "to the end of archived WAL", kind ? kind : "",
 		   o->target.text ? psprintf(" %s", o->target.text) : "", s->plan.timeline, frontier, s->plan.last_segment);
-	printf("  into        \"%s\"\n", s->restore.pgdata);
+	printf("  into        \"%s\"%s\n", s->restore.pgdata,
+		   s->restore.delta ? ", as far as it differs; WHAT IS NOT IN THE BACKUP IS REMOVED THERE" : "");
+	print_linked_wal(s);
 	for (int i = 0; i < s->restore.n_tablespaces; i++)
 		printf("  tablespace  \"%s\" into \"%s\"\n", s->restore.tablespaces[i].from, s->restore.tablespaces[i].to);
 	fflush(stdout);
@@ -54,6 +76,12 @@ on_progress(void *arg, uint64 done, uint64 total)
 	Situation  *s = arg;
 
 	report_progress("restoring", done, total, s->started, done >= total);
+}
+
+static void
+on_warning(void *arg, const char *text)
+{
+	report_warning("%s", text);
 }
 
 static bool
@@ -69,6 +97,7 @@ execute(Situation *s, const RestoreOptions *o, DrError *err)
 	step_reached("restore.planned");
 	s->started = time_now();
 	s->restore.progress = on_progress;
+	s->restore.warning = on_warning;
 	s->restore.arg = s;
 	ok = restore_files(&s->restore, &control, err) &&
 		recovery_write(&s->restore, &r, err) &&
@@ -83,6 +112,9 @@ execute(Situation *s, const RestoreOptions *o, DrError *err)
 static void
 print_done(const Situation *s, const RestoreOptions *o)
 {
+	if (s->restore.delta)
+		printf("Rewritten: " UINT64_FORMAT " of " UINT64_FORMAT " bytes; the others were the same.\n",
+			   s->restore.rewritten, s->restore.manifest.info.bytes);
 	printf("Restored in %.1f s. Start it with:\n  pg_ctl -D '%s' start\n",
 		   (time_now() - s->started) / 1e6, s->restore.pgdata);
 	if (s->restore.config_files > 0)
@@ -218,7 +250,8 @@ set_option(RestoreOptions *o, int c, const char *value, DrError *err)
 			o->standby = true;
 			return true;
 		case OPT_DELTA:
-			return dr_error(err, DR_CONFIG, "--delta is not available in this version");
+			o->delta = true;
+			return true;
 		case OPT_JOBS:
 			o->jobs = atoi(value);
 			return (o->jobs >= 1 && o->jobs <= 64) || dr_error(err, DR_CONFIG, "--jobs must be between 1 and 64");

@@ -136,25 +136,26 @@ copy_file(const char *from, const char *to, mode_t mode, DrError *err)
 	return ok;
 }
 
-/* What is in the way is kept beside, never overwritten. */
+/* What is in the way is kept beside, never overwritten: as .before-restore, .before-restore.2, ... */
 static bool
 make_way(const char *path, DrError *err)
 {
 	char	   *aside;
 	struct stat st;
+	bool		ok;
 
 	if (lstat(path, &st) != 0)
 		return true;
 	aside = psprintf("%s.before-restore", path);
-	if (lstat(aside, &st) == 0)
+	for (int n = 2; lstat(aside, &st) == 0; n++)
 	{
-		dr_error(err, DR_CONFIG, "configuration file \"%s\" is in the way, and so is \"%s\"", path, aside);
-		return dr_hint(err, "Move them away and run the restore again.");
+		pfree(aside);
+		aside = psprintf("%s.before-restore.%d", path, n);
 	}
-	if (rename(path, aside) != 0)
-		return dr_error(err, DR_IO, "could not rename \"%s\": %s", path, strerror(errno));
+	ok = rename(path, aside) == 0 ||
+		dr_error(err, DR_IO, "could not rename \"%s\": %s", path, strerror(errno));
 	pfree(aside);
-	return true;
+	return ok;
 }
 
 /* Move what is staged below "from" to below "to". */

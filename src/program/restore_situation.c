@@ -383,6 +383,22 @@ check_wal(Situation *s, const Target *t, DrError *err)
 
 /* ---- the whole ---- */
 
+/* What a delta restore clears must not hold what it needs, or what the next one would. */
+static bool
+check_spared(const Situation *s, const RestoreOptions *o, DrError *err)
+{
+	const char *url = s->repo.store->url;
+	char	   *repository = strncmp(url, "file://", 7) == 0 ? url_decode(url + 7) : NULL;
+	bool		ok;
+
+	ok = (repository == NULL || restore_spares(&s->restore, repository, "repository", err)) &&
+		restore_spares(&s->restore, o->access.key_file, "key file", err) &&
+		(o->access.credentials_file == NULL ||
+		 restore_spares(&s->restore, o->access.credentials_file, "credentials file", err));
+	free(repository);
+	return ok;
+}
+
 bool
 situation_make(Situation *s, const RestoreOptions *o, DrError *err)
 {
@@ -413,8 +429,9 @@ situation_make(Situation *s, const RestoreOptions *o, DrError *err)
 		!restore_prepare(&s->restore, &s->repo, s->sysid, backup, o->pgdata, err))
 		return false;
 	s->restore.jobs = o->jobs;
+	s->restore.delta = o->delta;
 	for (int i = 0; i < o->n_mappings; i++)
 		if (!restore_remap(&s->restore, o->mappings[i], err))
 			return false;
-	return restore_check_targets(&s->restore, err);
+	return restore_check_targets(&s->restore, err) && check_spared(s, o, err);
 }

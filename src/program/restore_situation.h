@@ -27,6 +27,7 @@ typedef struct RestoreOptions
 	int			n_mappings;
 	int			jobs;
 	bool		standby;
+	bool		delta;
 } RestoreOptions;
 
 /* What is known before anything is written. */

@@ -19,6 +19,7 @@ typedef struct Backup
 	MemoryContext context;		/* as long as the worker */
 	DrChild    *child;
 	DrServerBackup server;
+	char	   *no_parent;		/* incremental: why everything is to be read; NULL: the program finds out */
 	List	   *config_files;
 	char	   *config_directory;	/* NULL: inside the data directory */
 } Backup;
@@ -34,6 +35,9 @@ extern void dr_backup_run(Backup *b);
 
 /* The program's "done": the manifest is durable; what it says, and the outcome, into b->job. */
 extern void dr_backup_take_done(Backup *b, const DrEvent *event);
+
+/* What a "done" or an inventory's "backup" says of a complete one. */
+extern void dr_take_figures(DrFigures *figures, const DrEvent *event);
 
 /* config_files.c: files outside the data directory that make the configuration; in a DrWrite. */
 extern void dr_find_config_files(void *backup);

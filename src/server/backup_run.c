@@ -224,6 +224,31 @@ on_copied(Conversation *c, const DrEvent *event)
 	dr_child_control(b->child, &line);
 }
 
+static void
+take_text(char *to, size_t size, const DrEvent *event, const char *key)
+{
+	char	   *text = dr_event_text(event, key, false);
+
+	strlcpy(to, text ? text : "", size);
+}
+
+void
+dr_take_figures(DrFigures *figures, const DrEvent *event)
+{
+	figures->files = dr_event_int(event, "files");
+	figures->bytes = dr_event_int(event, "bytes");
+	figures->bytes_read = dr_event_int(event, "bytes_read");
+	figures->bytes_changed = dr_event_int(event, "bytes_changed");
+	figures->bytes_stored = dr_event_int(event, "bytes_stored");
+	figures->bytes_referenced = dr_event_int(event, "bytes_referenced");
+	figures->restore_bytes = dr_event_int(event, "restore_bytes");
+	figures->restore_requests = dr_event_int(event, "restore_requests");
+	figures->packs = dr_event_int(event, "packs");
+	figures->corrupt_pages = dr_event_int(event, "corrupt_pages");
+	take_text(figures->parent, sizeof(figures->parent), event, "parent");
+	take_text(figures->full_scan, sizeof(figures->full_scan), event, "full_scan");
+}
+
 void
 dr_backup_take_done(Backup *b, const DrEvent *event)
 {
@@ -231,15 +256,11 @@ dr_backup_take_done(Backup *b, const DrEvent *event)
 
 	if (job->stop_lsn == InvalidXLogRecPtr)
 		dr_protocol_error("The backup was done before it was stopped.");
-	job->files = dr_event_int(event, "files");
-	job->bytes = dr_event_int(event, "bytes");
-	job->bytes_stored = dr_event_int(event, "bytes_stored");
-	job->packs = dr_event_int(event, "packs");
-	job->corrupt_pages = dr_event_int(event, "corrupt_pages");
+	dr_take_figures(&job->figures, event);
 	job->manifest_size = dr_event_int(event, "manifest_size");
 	if (!dr_event_sha256(event, "manifest_sha256", job->manifest_sha256))
 		dr_protocol_error("The manifest has no hash.");
-	job->outcome = job->corrupt_pages > 0 ? DR_OUTCOME_CORRUPT : DR_OUTCOME_COMPLETED;
+	job->outcome = job->figures.corrupt_pages > 0 ? DR_OUTCOME_CORRUPT : DR_OUTCOME_COMPLETED;
 }
 
 static void
@@ -403,6 +424,8 @@ send_request(Backup *b)
 	dr_request_begin(&request, "backup");
 	dr_request_text(&request, "id", b->job.id);
 	dr_request_text(&request, "kind", b->job.kind);
+	dr_request_text(&request, "parent", b->no_parent == NULL && b->job.parent[0] != '\0' ? b->job.parent : NULL);
+	dr_request_text(&request, "no_parent", b->no_parent);
 	dr_request_text(&request, "label", b->job.has_label ? b->job.label : NULL);
 	dr_request_int(&request, "server_version_num", PG_VERSION_NUM);
 	dr_request_bool(&request, "data_checksums", DataChecksumsEnabled());

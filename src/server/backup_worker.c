@@ -31,11 +31,13 @@
 #include "utils/wait_event.h"
 
 #include "backup.h"
+#include "change_map.h"
 #include "pg_dr.h"
 #include "repository.h"
 
 #define CANCEL_GRACE_MS		10000
 #define ROW_ATTEMPTS		5
+#define CHANGE_MAP_WAIT_MS	30000	/* without progress */
 
 /* ---- connecting, for every worker ---- */
 
@@ -120,6 +122,21 @@ start_server_backup(Backup *b)
 	dr_job_outcome(b->slot, &b->job);
 }
 
+/* The change map up to where this backup begins: what isn't proven is read. */
+static void
+wait_for_change_map(Backup *b)
+{
+	char	   *why;
+
+	if (b->job.parent[0] == '\0')
+		return;
+	dr_job_phase(b->slot, "waiting for the change map", false);
+	if (!dr_change_map_reach(b->server.start_lsn, b->server.start_timeline, CHANGE_MAP_WAIT_MS, &why))
+		b->no_parent = MemoryContextStrdup(b->context, why);
+	dr_job_phase(b->slot, "starting", false);
+	dr_backup_check_cancel(b);
+}
+
 static void
 make_backup(Backup *b)
 {
@@ -135,6 +152,7 @@ make_backup(Backup *b)
 	dr_catalogue_run(dr_find_config_files, b);
 	start_server_backup(b);
 	dr_backup_hold(b, "module.backup_started");
+	wait_for_change_map(b);
 	dr_backup_run(b);
 
 	/* The manifest is durable: from here on, nothing makes it less than a backup. */
@@ -249,8 +267,8 @@ log_completed(Backup *b)
 {
 	ereport(LOG,
 			(errmsg("backup %s %s: " INT64_FORMAT " files, " INT64_FORMAT " bytes read, " INT64_FORMAT " bytes stored",
-					b->job.id, dr_outcome_name(b->job.outcome), b->job.files, b->job.bytes,
-					b->job.bytes_stored)));
+					b->job.id, dr_outcome_name(b->job.outcome), b->job.figures.files, b->job.figures.bytes_read,
+					b->job.figures.bytes_stored)));
 }
 
 /* The outcome stands, whatever becomes of the row. */
@@ -260,7 +278,10 @@ finish(Backup *b)
 	b->job.ended_at = GetCurrentTimestamp();
 	dr_job_outcome(b->slot, &b->job);
 	if (is_complete(b))
+	{
 		log_completed(b);
+		dr_change_map_keep(b->job.start_lsn);
+	}
 	if (!b->job.row_exists)
 		return;
 	if (dr_catalogue_try(write_final_row, b, ROW_ATTEMPTS, "a backup's final row"))

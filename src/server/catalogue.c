@@ -17,8 +17,10 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "access/xlog.h"
 #include "catalog/dependency.h"
 #include "catalog/namespace.h"
+#include "catalog/pg_authid.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
 #include "commands/extension.h"
@@ -28,6 +30,7 @@
 #include "storage/latch.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/pg_lsn.h"
 #include "utils/snapmgr.h"
@@ -38,7 +41,7 @@
 
 /* ---- parameters of a statement ---- */
 
-#define MAX_ARGS	24
+#define MAX_ARGS	32
 
 typedef struct Args
 {
@@ -80,6 +83,24 @@ static void
 arg_time(Args *a, TimestampTz value)
 {
 	arg(a, TIMESTAMPTZOID, TimestampTzGetDatum(value), value == 0);
+}
+
+/* A manifest's figures are the first parameters of a statement; arg_figures has them in this order. */
+#define FIGURE_COLUMNS \
+	"files, bytes, bytes_read, bytes_changed, bytes_stored, bytes_referenced, restore_bytes, " \
+	"restore_requests, packs, corrupt_pages, parent, full_scan"
+#define FIGURE_PARAMETERS	"$1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12"
+
+static void
+arg_figures(Args *a, const DrFigures *f, bool known)
+{
+	int64		numbers[] = {f->files, f->bytes, f->bytes_read, f->bytes_changed, f->bytes_stored,
+	f->bytes_referenced, f->restore_bytes, f->restore_requests, f->packs, f->corrupt_pages};
+
+	for (int i = 0; i < lengthof(numbers); i++)
+		arg(a, INT8OID, Int64GetDatum(numbers[i]), !known);
+	arg_text(a, known && f->parent[0] != '\0' ? f->parent : NULL);
+	arg_text(a, known && f->full_scan[0] != '\0' ? f->full_scan : NULL);
 }
 
 static Datum
@@ -350,32 +371,27 @@ dr_finish_backup(const DrJob *job)
 	bool		complete = is_complete(job);
 	Args		a = {0};
 
+	arg_figures(&a, &job->figures, complete);
 	arg_text(&a, job->id);
 	arg_text(&a, job->repository);
 	arg_text(&a, system_identifier());
 	arg_text(&a, job->kind);
 	arg_text(&a, job->has_label ? job->label : NULL);
-	arg_text(&a, dr_outcome_name(job->outcome));
 	arg_text(&a, job->requested_by);
 	arg_time(&a, job->started_at);
+	arg_text(&a, dr_outcome_name(job->outcome));
 	arg_time(&a, job->ended_at);
 	arg(&a, INT8OID, Int64GetDatum(job->timeline), job->timeline == 0);
 	arg_lsn(&a, job->start_lsn);
 	arg_lsn(&a, job->stop_lsn);
-	arg(&a, INT8OID, Int64GetDatum(job->files), !complete);
-	arg(&a, INT8OID, Int64GetDatum(job->bytes), !complete);
-	arg(&a, INT8OID, Int64GetDatum(job->bytes_stored), !complete);
-	arg(&a, INT8OID, Int64GetDatum(job->packs), !complete);
 	arg_sha256(&a, job->manifest_sha256, complete);
-	arg(&a, INT8OID, Int64GetDatum(job->corrupt_pages), !complete);
 	arg_text(&a, error_text(&job->report));
-	execute("INSERT INTO dr.backup AS b (id, repository, system_identifier, kind, label, status, requested_by, "
-			"started_at, finished_at, timeline, start_lsn, stop_lsn, files, bytes, bytes_stored, packs, "
-			"manifest_sha256, corrupt_pages, error) "
-			"VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19) "
-			"ON CONFLICT (id) DO UPDATE SET (status, finished_at, timeline, start_lsn, stop_lsn, files, bytes, "
-			"bytes_stored, packs, manifest_sha256, corrupt_pages, error) = "
-			"($6, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)", &a, SPI_OK_INSERT);
+	execute("INSERT INTO dr.backup AS b (" FIGURE_COLUMNS ", id, repository, system_identifier, kind, label, "
+			"requested_by, started_at, status, finished_at, timeline, start_lsn, stop_lsn, manifest_sha256, error) "
+			"VALUES (" FIGURE_PARAMETERS ", $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26) "
+			"ON CONFLICT (id) DO UPDATE SET (" FIGURE_COLUMNS ", status, finished_at, timeline, start_lsn, "
+			"stop_lsn, manifest_sha256, error) = "
+			"(" FIGURE_PARAMETERS ", $20, $21, $22, $23, $24, $25, $26)", &a, SPI_OK_INSERT);
 	if (complete)
 		insert_manifest(job);
 	else if (job->outcome == DR_OUTCOME_CANCELLED)
@@ -608,6 +624,46 @@ dr_backups_where(const char *repository, const char *condition, MemoryContext co
 	return result_texts(context);
 }
 
+/* ---- the parent of an incremental backup ---- */
+
+static void
+find_parent(void *arg)
+{
+	DrJob	   *job = arg;
+	Args		a = {0};
+	List	   *ids;
+
+	if (!dr_catalogue_exists())
+		return;
+	arg_text(&a, system_identifier());
+	arg_text(&a, job->repository);
+	arg_int8(&a, GetWALInsertionTimeLine());
+	execute("SELECT id FROM dr.backup WHERE system_identifier = $1 AND repository = $2 AND timeline = $3 "
+			"AND status IN ('completed', 'completed with corruption') ORDER BY start_lsn DESC, id DESC LIMIT 1",
+			&a, SPI_OK_SELECT);
+	ids = result_texts(CurrentMemoryContext);
+	if (ids != NIL)
+		strlcpy(job->parent, linitial(ids), sizeof(job->parent));
+}
+
+/* Nobody's operators but the server's run with these privileges; an error's rollback resets both. */
+bool
+dr_find_parent(DrJob *job)
+{
+	int			nest = NewGUCNestLevel();
+	Oid			user;
+	int			context;
+
+	GetUserIdAndSecContext(&user, &context);
+	SetUserIdAndSecContext(BOOTSTRAP_SUPERUSERID, context | SECURITY_LOCAL_USERID_CHANGE);
+	(void) set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+	dr_catalogue_run(find_parent, job);
+	AtEOXact_GUC(true, nest);
+	SetUserIdAndSecContext(user, context);
+	return job->parent[0] != '\0';
+}
+
 bool
 dr_set_backup_status(const char *id, const char *from, const char *to, const char *error)
 {
@@ -628,35 +684,30 @@ dr_found_backup(const DrFoundBackup *found)
 {
 	Args		a = {0};
 
+	arg_figures(&a, &found->figures, true);
 	arg_text(&a, found->id);
-	arg_text(&a, found->repository);
-	arg_text(&a, found->system_identifier);
-	arg_text(&a, found->kind);
-	arg_text(&a, found->label);
 	arg_text(&a, found->status);
-	arg_text(&a, found->started_at);
 	arg_text(&a, found->stopped_at);
 	arg_int8(&a, found->timeline);
 	arg_lsn(&a, found->start_lsn);
 	arg_lsn(&a, found->stop_lsn);
-	arg_int8(&a, found->files);
-	arg_int8(&a, found->bytes);
-	arg_int8(&a, found->bytes_stored);
-	arg_int8(&a, found->packs);
 	arg_sha256(&a, found->manifest_sha256, found->has_sha256);
-	arg_int8(&a, found->corrupt_pages);
-	if (execute("INSERT INTO dr.backup (id, repository, system_identifier, kind, label, status, started_at, "
-				"finished_at, timeline, start_lsn, stop_lsn, files, bytes, bytes_stored, packs, "
-				"manifest_sha256, corrupt_pages) "
-				"VALUES ($1, $2, $3, $4, $5, $6, $7::timestamptz, $8::timestamptz, $9, $10, $11, $12, $13, "
-				"$14, $15, $16, $17) ON CONFLICT (id) DO NOTHING", &a, SPI_OK_INSERT) > 0)
+	arg_text(&a, found->repository);
+	arg_text(&a, found->system_identifier);
+	arg_text(&a, found->kind);
+	arg_text(&a, found->label);
+	arg_text(&a, found->started_at);
+	if (execute("INSERT INTO dr.backup (" FIGURE_COLUMNS ", id, status, finished_at, timeline, start_lsn, stop_lsn, "
+				"manifest_sha256, repository, system_identifier, kind, label, started_at) "
+				"VALUES (" FIGURE_PARAMETERS ", $13, $14, $15::timestamptz, $16, $17, $18, $19, $20, $21, $22, $23, "
+				"$24::timestamptz) ON CONFLICT (id) DO NOTHING", &a, SPI_OK_INSERT) > 0)
 		return DR_SEEN_INSERTED;
 
 	/* Repository, identifier, kind and label stay as they are. */
-	if (execute("UPDATE dr.backup SET status = $6, finished_at = $8::timestamptz, timeline = $9, "
-				"start_lsn = $10, stop_lsn = $11, files = $12, bytes = $13, bytes_stored = $14, packs = $15, "
-				"manifest_sha256 = $16, corrupt_pages = $17, error = NULL "
-				"WHERE id = $1 AND status NOT IN ('completed', 'completed with corruption')", &a, SPI_OK_UPDATE) > 0)
+	a.n -= 5;
+	if (execute("UPDATE dr.backup SET (" FIGURE_COLUMNS ", status, finished_at, timeline, start_lsn, stop_lsn, "
+				"manifest_sha256, error) = (" FIGURE_PARAMETERS ", $14, $15::timestamptz, $16, $17, $18, $19, NULL) "
+				"WHERE id = $13 AND status NOT IN ('completed', 'completed with corruption')", &a, SPI_OK_UPDATE) > 0)
 		return DR_SEEN_COMPLETED;
 	return DR_SEEN_KNOWN;
 }

@@ -57,6 +57,13 @@ extern void dr_replace_probe(const DrProbe *probe);
 extern void dr_insert_segments(const DrSegment *segments, int n);
 
 /*
+ * The newest complete backup of this timeline into job->parent; false: there is
+ * none.  For whoever may call dr_backup: the tables are read with their owner's
+ * privileges.
+ */
+extern bool dr_find_parent(DrJob *job);
+
+/*
  * Ids of this cluster's backups, in a repository (NULL: in any), for which an SQL
  * condition on their row holds; palloc'd in the given context.
  */
@@ -83,11 +90,7 @@ typedef struct DrFoundBackup
 	TimeLineID	timeline;
 	XLogRecPtr	start_lsn;
 	XLogRecPtr	stop_lsn;
-	int64		files;
-	int64		bytes;
-	int64		bytes_stored;
-	int64		packs;
-	int64		corrupt_pages;
+	DrFigures	figures;
 	bool		has_sha256;
 	uint8		manifest_sha256[32];	/* of the manifest */
 } DrFoundBackup;

@@ -167,6 +167,18 @@ too_old(const DrMapFile *file)
 	return stat(dr_map_path(file, ""), &st) == 0 && time(NULL) - st.st_mtime > MAX_AGE_S;
 }
 
+/* The last one of its timeline stays: where it ends, the map goes on after a restart. */
+static bool
+is_last(const DrMapFile *files, int i)
+{
+	for (int j = 0; j < i; j++)
+	{
+		if (files[j].timeline == files[i].timeline)
+			return false;
+	}
+	return true;
+}
+
 bool
 dr_map_remove_old(XLogRecPtr keep_from)
 {
@@ -176,7 +188,7 @@ dr_map_remove_old(XLogRecPtr keep_from)
 
 	for (int i = 0; i < n; i++)
 	{
-		if (files[i].to <= keep_from || too_old(&files[i]))
+		if (!is_last(files, i) && (files[i].to <= keep_from || too_old(&files[i])))
 		{
 			dr_map_remove(&files[i]);
 			any = true;

@@ -26,6 +26,7 @@
 #include "utils/timestamp.h"
 #include "utils/wait_event.h"
 
+#include "catalogue.h"
 #include "compat.h"
 #include "pg_dr.h"
 #include "repository.h"
@@ -115,18 +116,21 @@ require_database(void)
 
 /* ---- the request ---- */
 
+/* An incremental backup without a parent is a full one, and called so. */
 static void
 set_kind(DrJob *job, const char *kind)
 {
-	if (strcmp(kind, "incremental") == 0)
-		ereport(NOTICE,
-				(errmsg("taking a full backup: incremental backups are not available in this version")));
-	else if (strcmp(kind, "full") != 0)
+	bool		incremental = strcmp(kind, "incremental") == 0;
+
+	if (!incremental && strcmp(kind, "full") != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("\"%s\" is not a kind of backup", kind),
 				 errhint("A backup is \"full\" or \"incremental\".")));
-	strlcpy(job->kind, "full", sizeof(job->kind));
+	if (incremental && !dr_find_parent(job))
+		ereport(NOTICE,
+				(errmsg("taking a full backup: there is no complete one of this timeline yet")));
+	strlcpy(job->kind, job->parent[0] != '\0' ? "incremental" : "full", sizeof(job->kind));
 }
 
 static void
@@ -335,7 +339,7 @@ report_outcome(const DrJob *job)
 	if (job->outcome == DR_OUTCOME_CORRUPT)
 		ereport(WARNING,
 				(errcode(ERRCODE_DATA_CORRUPTED),
-				 errmsg("backup %s holds " INT64_FORMAT " corrupt pages", job->id, job->corrupt_pages),
+				 errmsg("backup %s holds " INT64_FORMAT " corrupt pages", job->id, job->figures.corrupt_pages),
 				 errdetail("They were corrupt in the data directory when they were read."),
 				 errhint("See table dr.corrupt_page for which.")));
 	else if (job->outcome != DR_OUTCOME_COMPLETED)
@@ -360,11 +364,11 @@ backup_request(FunctionCallInfo fcinfo)
 	require_archiving();
 	dr_require_settings();
 	require_database();
+	dr_primary_repository(&name, &url);
+	strlcpy(job->repository, name, sizeof(job->repository));
 	set_kind(job, text_to_cstring(PG_GETARG_TEXT_PP(0)));
 	if (!PG_ARGISNULL(1))
 		set_label(job, text_to_cstring(PG_GETARG_TEXT_PP(1)));
-	dr_primary_repository(&name, &url);
-	strlcpy(job->repository, name, sizeof(job->repository));
 	strlcpy(job->requested_by, GetUserNameFromId(GetUserId(), false), sizeof(job->requested_by));
 	job->fast = PG_GETARG_BOOL(3);
 	job->requested_at = GetCurrentTimestamp();

@@ -330,11 +330,7 @@ dr_job_outcome(int slot, const DrJob *job)
 	to->timeline = job->timeline;
 	to->start_lsn = job->start_lsn;
 	to->stop_lsn = job->stop_lsn;
-	to->files = job->files;
-	to->bytes = job->bytes;
-	to->bytes_stored = job->bytes_stored;
-	to->packs = job->packs;
-	to->corrupt_pages = job->corrupt_pages;
+	to->figures = job->figures;
 	to->manifest_size = job->manifest_size;
 	memcpy(to->manifest_sha256, job->manifest_sha256, sizeof(to->manifest_sha256));
 	to->report = job->report;

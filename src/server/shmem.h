@@ -63,6 +63,23 @@ typedef enum DrOutcome
 	DR_OUTCOME_INTERRUPTED
 } DrOutcome;
 
+/* What the manifest of a complete backup says of it. */
+typedef struct DrFigures
+{
+	int64		files;
+	int64		bytes;
+	int64		bytes_read;
+	int64		bytes_changed;
+	int64		bytes_stored;
+	int64		bytes_referenced;
+	int64		restore_bytes;
+	int64		restore_requests;
+	int64		packs;
+	int64		corrupt_pages;
+	char		parent[PGDR_BACKUP_ID_MAX + 1];	/* empty: none */
+	char		full_scan[DR_WARNING_MAX + 1];	/* empty: what was unchanged was not read */
+} DrFigures;
+
 typedef struct DrJob
 {
 	DrJobState	state;
@@ -71,6 +88,7 @@ typedef struct DrJob
 	/* what is wanted; fixed when requested */
 	char		id[PGDR_BACKUP_ID_MAX + 1];
 	char		kind[DR_KIND_MAX + 1];
+	char		parent[PGDR_BACKUP_ID_MAX + 1];	/* of an incremental one; empty: none */
 	char		label[DR_LABEL_MAX + 1];
 	bool		has_label;
 	bool		fast;
@@ -105,10 +123,7 @@ typedef struct DrJob
 	TimeLineID	timeline;
 	XLogRecPtr	start_lsn;
 	XLogRecPtr	stop_lsn;
-	int64		files;
-	int64		bytes;
-	int64		packs;
-	int64		corrupt_pages;
+	DrFigures	figures;
 	int64		manifest_size;
 	uint8		manifest_sha256[32];
 	DrReport	report;

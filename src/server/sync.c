@@ -21,6 +21,7 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+#include "backup.h"
 #include "catalogue.h"
 #include "pg_dr.h"
 #include "repository.h"
@@ -169,11 +170,7 @@ on_backup(Sync *s, const DrEvent *event)
 	f->timeline = timeline;
 	f->start_lsn = dr_event_lsn(event, "start_lsn");
 	f->stop_lsn = dr_event_lsn(event, "stop_lsn");
-	f->files = dr_event_int(event, "files");
-	f->bytes = dr_event_int(event, "bytes");
-	f->bytes_stored = dr_event_int(event, "bytes_stored");
-	f->packs = dr_event_int(event, "packs");
-	f->corrupt_pages = dr_event_int(event, "corrupt_pages");
+	dr_take_figures(&f->figures, event);
 	find_manifest(s);
 	foreach(cell, s->expected)
 	{

@@ -41,8 +41,8 @@ write_all(int fd, const char *data, size_t n, off_t at)
 	return true;
 }
 
-static bool
-through_cache(int fd)
+bool
+direct_end(int fd)
 {
 	int			flags = fcntl(fd, F_GETFL);
 
@@ -63,5 +63,36 @@ direct_write(int fd, const void *data, size_t n, off_t at)
 		head = 0;
 	}
 	return head == n ||
-		(through_cache(fd) && write_all(fd, (const char *) data + head, n - head, at + head));
+		(direct_end(fd) && write_all(fd, (const char *) data + head, n - head, at + head));
+}
+
+ssize_t
+direct_read(int fd, void *data, size_t n, off_t at)
+{
+	bool		aligned = (uintptr_t) data % DIRECT_ALIGN == 0 && at % DIRECT_ALIGN == 0;
+	size_t		done = 0;
+
+	while (done < n)
+	{
+		size_t		want = n - done;
+		ssize_t		r;
+
+		aligned = aligned && done % DIRECT_ALIGN == 0;
+		if (!aligned && !direct_end(fd))
+			return -1;
+		r = pread(fd, (char *) data + done, aligned ? TYPEALIGN(DIRECT_ALIGN, want) : want, at + done);
+		if (r < 0 && errno == EINTR)
+			continue;
+		if (r < 0 && errno == EINVAL && aligned)
+		{
+			aligned = false;	/* this file system wants more than DIRECT_ALIGN */
+			continue;
+		}
+		if (r < 0)
+			return -1;
+		if (r == 0)
+			break;
+		done += r;
+	}
+	return Min(done, n);
 }

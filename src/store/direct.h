@@ -1,6 +1,6 @@
 /*
  * direct.h
- *	  Large writes past the page cache.
+ *	  Large writes (and reads of what is about to be written) past the page cache.
  *
  * What a backup or a restore writes is not read again soon: in the cache it
  * would push out what is, and the way through it costs more than the disk.
@@ -27,5 +27,14 @@ extern int	direct_open(int dirfd, const char *path, int flags, mode_t mode, size
  * shared with other writers: its O_DIRECT may be cleared.
  */
 extern bool direct_write(int fd, const void *data, size_t n, off_t at);
+
+/*
+ * What is there of n bytes at an offset: fewer only at the file's end; -1 with
+ * errno.  data has room for n rounded up to DIRECT_ALIGN.
+ */
+extern ssize_t direct_read(int fd, void *data, size_t n, off_t at);
+
+/* Through the cache from now on, whatever direct_open said. */
+extern bool direct_end(int fd);
 
 #endif							/* PGDR_DIRECT_H */

@@ -44,6 +44,8 @@ ok(-s $temporary, 'a temporary table has a file');
 
 my $id = $node->full_backup;
 is_deeply([ $node->listed ], [$id], 'pg_dr list shows it');
+like(($node->program('list'))[1], qr/^  \Q$id\E  completed  full  ended .* stored; a restore fetches [\d.]+ \w+ in \d+ requests$/m,
+	'with what a restore fetches');
 
 # What is written after the backup comes back from the archive.
 $node->safe_psql($_, q{

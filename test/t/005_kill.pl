@@ -5,7 +5,7 @@ use warnings;
 use FindBin;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
-use PgDr::Test qw(run_program);
+use PgDr::Test qw(run_program hold_and_kill);
 use Test::More;
 
 my @steps = slurp_file("$FindBin::Bin/../../src/protocol.h") =~ /^\s*X\("([a-z._]+)",/mg;
@@ -98,7 +98,7 @@ my ($exit, $out) = $node->reader('verify');
 is($exit, 0, 'after all of that the repository is sound') or diag $out;
 $node->destroy;
 
-# --- pg_dr restore: what a killed one left is no cluster, and a fresh directory works
+# --- pg_dr restore (024_delta.pl has the steps of --delta): what a killed one left is no cluster, and a fresh directory works
 for my $step (grep { /^restore\./ } @steps)
 {
 	my $new = PgDr::Test->new('killed_' . $step =~ s/\W/_/gr);
@@ -128,16 +128,5 @@ for my $step (grep { /^walget\./ } @steps)
 my $restored = $node->restored('restored');
 is($restored->checksums, $sum, 'and the last backup restores');
 $restored->sound;
-
-sub hold_and_kill
-{
-	my ($step, @arguments) = @_;
-	local $ENV{PG_DR_HOLD_AT} = $step;
-	my $err = '';
-	my $run = IPC::Run::start([ 'pg_dr', @arguments ], '<', \undef, '>', \my $out, '2>', \$err, IPC::Run::timeout(60));
-	$run->pump until $err =~ /held at step/ || !$run->pumpable;
-	$run->kill_kill(grace => 0);
-	return $err;
-}
 
 done_testing();

@@ -47,7 +47,28 @@ is($plain->checksums, $sum, 'restored without --config-dir: a plain start recove
 is($plain->safe_psql('postgres', 'SHOW work_mem'), '5MB', 'with the settings it had');
 is($plain->safe_psql('postgres', 'SHOW data_directory'), $plain->data_dir, 'in its own place');
 like($plain->safe_psql('postgres', 'SHOW hba_file'), qr/^\Q@{[$plain->data_dir]}\E/, 'with its own pg_hba.conf');
+
+# The same again over what is there: files that the first restore put into the data directory are
+# not of the backup, those in a place of their own are kept beside.
+$plain->stop;
+($exit, undef, $err) = $node->program('restore', '--delta', '--pgdata', $plain->data_dir);
+is($exit, 0, 'restore --delta without --config-dir') or diag $err;
+is(join(' ', glob($plain->data_dir . '/*.before-restore*')), '', 'nothing was in the way');
+$plain->own_address;
+$plain->start;
+$plain->wait_recovered;
+is($plain->checksums, $sum, 'and a plain start recovers it');
+is($plain->safe_psql('postgres', 'SHOW work_mem'), '5MB', 'with the settings it had');
 $plain->sound;
+append_to_file("$config/pg_hba.conf", "# changed\n");
+for my $n ('', '.2')
+{
+	($exit, undef, $err) = $node->program('restore', '--delta', '--pgdata', $debian->data_dir, '--config-dir', $config);
+	is($exit, 0, "restore --delta with --config-dir$n") or diag $err;
+	unlike(slurp_file("$config/pg_hba.conf"), qr/^# changed$/m, 'pg_hba.conf is that of the backup');
+	like(slurp_file("$config/pg_hba.conf.before-restore"), qr/^# changed$/m, 'and what was there is beside it');
+	ok(-e "$config/pg_hba.conf.before-restore$n", "as pg_hba.conf.before-restore$n");
+}
 
 done_testing();
 

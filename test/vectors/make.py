@@ -6,7 +6,7 @@
 
     sealed/NN-name.sealed   one object each, sound or with one damage
     vectors.tsv             file, object name, key, repository id, expected
-    repository/             a small repository, encrypted; its key is repository.key
+    repository/             a small repository, encrypted: a full backup and two incremental ones; its key is repository.key
     repository-clear/       the same with a clear keyring
 
 `key` is the epoch key of a sealed object and the recipient key (or `none`) of a
@@ -88,45 +88,127 @@ def record(kind, payload):
     return kind.encode() + struct.pack('<I', len(payload)) + payload
 
 
-def file_record(path, data, frames, kind=0):
-    """frames: (pack, offset, stored length, raw bytes)"""
-    return record('F', struct.pack('<BIQQI', kind, 0o100600, TIME, len(data), crc32c(data)) + text(path)
-                  + struct.pack('<I', len(frames))
-                  + b''.join(struct.pack('<IIIII', pack, at, stored, len(raw), crc32c(raw))
-                             for pack, at, stored, raw in frames))
+def file_record(path, data, frames, kind=0, extents=None, crc=None, counts=(0, 0)):
+    """frames: (pack, offset, stored length, raw bytes); extents: (frame, skip, length); counts: added to what is true"""
+    if crc is None:
+        crc = crc32c(data) if extents is None else 0
+    payload = struct.pack('<BIQQI', kind, 0o100600, TIME, len(data), crc) + text(path) \
+        + struct.pack('<I', len(frames) + counts[0]) \
+        + b''.join(struct.pack('<IIIII', pack, at, stored, len(raw), crc32c(raw)) for pack, at, stored, raw in frames)
+    if extents is None:
+        return record('F', payload)
+    return record('G', payload + struct.pack('<I', len(extents) + counts[1])
+                  + b''.join(struct.pack('<III', *extent) for extent in extents))
 
 
-def small_backup():
-    """-> pack content, [records before E], E: six files, one of two frames, one empty."""
-    files = [('PG_VERSION', b'15\n', 0), ('base/1/1259', noise('1259', 8192) + bytes(1 << 20), 1),
-             ('base/1/PG_VERSION', b'15\n', 0), ('base/1/empty', b'', 0),
-             ('postgresql.conf', b"cluster_name = 'vectors'\n", 6), ('global/pg_control', noise('control', 8192), 5)]
-    content, records, frame_count = b'', [], 0
-    directories = {'base': 'PG_VERSION', 'base/1': 'PG_VERSION', 'global': 'base/1/empty', 'pg_wal': 'base/1/empty'}
-    for path, data, kind in files:
-        frames = []
-        for start in range(0, len(data), 1 << 20):
-            raw = data[start:start + (1 << 20)]
-            frames.append((1, len(content), len(zstd(raw)), raw))
-            content += zstd(raw)
-        frame_count += len(frames)
-        records.append(file_record(path, data, frames, kind))
-        records += [record('D', struct.pack('<I', 0o40700) + text(directory))
-                    for directory, after in directories.items() if after == path]
-    pack = make_object(NAME, content)
-    records.insert(0, record('B', {
-        'id': ID, 'kind': 'full', 'label': None, 'system_identifier': SYSID, 'server_version_num': 150018,
-        'control_version': 1300, 'catalog_version': 202209061, 'block_size': 8192, 'segment_blocks': 131072,
-        'wal_segment_size': SEGMENT_SIZE, 'data_checksums': True, 'timeline': 1, 'start_lsn': '0/2000028',
-        'started_at': '2026-01-01T00:00:00.000000Z', 'data_directory': '/data', 'config_directory': '/etc/vectors',
-        'host': 'vectors', 'program_version': '1.0.0'}))
-    records.append(record('P', struct.pack('<IQ', 1, len(pack)) + hashlib.sha256(pack).digest()
-                          + struct.pack('<I', frame_count) + text(NAME)))
-    end = {'stop_lsn': '0/3000100', 'stop_timeline': 1, 'stopped_at': '2026-01-01T00:00:10.000000Z',
-           'backup_label': 'START WAL LOCATION: 0/2000028 (file 000000010000000000000002)\n', 'tablespace_map': '',
-           'files': len(files), 'directories': len(directories), 'frames': frame_count,
-           'bytes': sum(len(data) for _path, data, _kind in files), 'bytes_stored': len(pack), 'packs': 1, 'corrupt_pages': 0}
-    return content, records, end
+def pack_record(number, name, size, sha, frames, used):
+    return record('P', struct.pack('<IQ32sIQ', number, size, sha, frames, used) + text(name))
+
+
+BLOCK, RELATION = 8192, 'base/1/1259'
+CONTROL = ('global/pg_control', noise('control', BLOCK), 5)
+FILES = [('PG_VERSION', b'15\n', 0), (RELATION, noise('1259', BLOCK) + bytes(1 << 20), 1),
+         ('base/1/PG_VERSION', b'15\n', 0), ('base/1/empty', b'', 0),
+         ('postgresql.conf', b"cluster_name = 'vectors'\n", 6), CONTROL]
+DIRECTORIES = {'base': 'PG_VERSION', 'base/1': 'PG_VERSION', 'global': 'base/1/empty', 'pg_wal': 'base/1/empty'}
+
+
+class Backup:
+    """Six files, one of two frames, one empty; a relation that may take frames from the backup before."""
+
+    def __init__(self, backup, files, before=None, pieces=None, start='0/2000028', stop='0/3000100', **begin):
+        """pieces: of the relation; (block in it, blocks) from the one before, or bytes that are stored"""
+        self.id, self.content, self.inherited = backup, b'', []
+        self.name = f'{SYSID}/backup/{backup}/pack-00000001'
+        self.begin = {
+            'id': backup, 'kind': backup.split('-')[1], 'label': None, 'system_identifier': SYSID, 'server_version_num': 150018,
+            'control_version': 1300, 'catalog_version': 202209061, 'block_size': BLOCK, 'segment_blocks': 131072,
+            'wal_segment_size': SEGMENT_SIZE, 'data_checksums': True, 'timeline': 1, 'start_lsn': start,
+            'started_at': '2026-01-01T00:00:00.000000Z', 'data_directory': '/data', 'config_directory': '/etc/vectors',
+            'host': 'vectors', 'parent': before and before.id, 'lineage': 1, 'program_version': '1.0.0', **begin}
+        self.stop, self.read = stop, 0
+        self.files = [self.relation(before, pieces) if path == RELATION and before else self.whole(path, data, kind)
+                      for path, data, kind in files]
+        self.sealed = make_object(self.name, self.content)
+
+    def store(self, raw):
+        frame = 1, len(self.content), len(zstd(raw)), raw
+        self.content += zstd(raw)
+        self.read += len(raw)
+        return frame
+
+    def whole(self, path, data, kind):
+        return {'path': path, 'data': data, 'kind': kind,
+                'frames': [self.store(data[start:start + (1 << 20)]) for start in range(0, len(data), 1 << 20)]}
+
+    def relation(self, before, pieces):
+        theirs = next(file for file in before.files if file['path'] == RELATION)
+        where = theirs.get('extents') or [(i, 0, len(frame[3])) for i, frame in enumerate(theirs['frames'])]
+        blocks = [(frame, skip + at) for frame, skip, length in where for at in range(0, length, BLOCK)]
+        frames = [self.inherit(before, frame) for frame in theirs['frames']]
+        stored = self.store(b''.join(piece for piece in pieces if isinstance(piece, bytes)))
+        extents, done = [], 0
+        for piece in pieces:
+            if isinstance(piece, bytes):
+                extents.append((len(frames), done, len(piece)))
+                done += len(piece)
+                continue
+            for frame, skip in blocks[piece[0]:sum(piece)]:
+                if extents and extents[-1][0] == frame and sum(extents[-1][1:]) == skip:
+                    extents[-1] = frame, extents[-1][1], extents[-1][2] + BLOCK
+                else:
+                    extents.append((frame, skip, BLOCK))
+        frames.append(stored)
+        data = b''.join(frames[frame][3][skip:skip + length] for frame, skip, length in extents)
+        return {'path': RELATION, 'data': data, 'kind': 1, 'frames': frames, 'extents': extents}
+
+    def inherit(self, before, frame):
+        pack = (before.name, before.sealed) if frame[0] == 1 else before.inherited[frame[0] - reader.INHERITED - 1]
+        if pack not in self.inherited:
+            self.inherited.append(pack)
+        return reader.INHERITED + 1 + self.inherited.index(pack), *frame[1:]
+
+    def packs(self):
+        """What P records say: (number, name, object size, SHA-256, frames used, bytes used)."""
+        found = []
+        for number, (name, sealed) in [(1, (self.name, self.sealed)), *enumerate(self.inherited, reader.INHERITED + 1)]:
+            used = [stored for file in self.files for pack, _at, stored, _raw in file['frames'] if pack == number]
+            found.append((number, name, len(sealed), hashlib.sha256(sealed).digest(), len(used), sum(used)))
+        return found
+
+    def records(self, begin=None, packs=None, **relation):
+        """All before E; relation: arguments of its record instead of what is true."""
+        records = [record('B', {**self.begin, **(begin or {})})]
+        for file in self.files:
+            records.append(file_record(**{**file, **(relation if file['path'] == RELATION else {})}))
+            records += [record('D', struct.pack('<I', 0o40700) + text(directory))
+                        for directory, after in DIRECTORIES.items() if after == file['path']]
+        return records + [pack_record(*pack) for pack in packs or self.packs()]
+
+    def end(self):
+        own, *inherited = self.packs()
+        data = sum(len(file['data']) for file in self.files)
+        return {'stop_lsn': self.stop, 'stop_timeline': 1, 'stopped_at': '2026-01-01T00:00:10.000000Z',
+                'backup_label': 'START WAL LOCATION: 0/2000028 (file 000000010000000000000002)\n', 'tablespace_map': '',
+                'files': len(self.files), 'directories': len(DIRECTORIES),
+                'frames': sum(len(file['frames']) for file in self.files), 'bytes': data,
+                'bytes_read': self.read, 'bytes_changed': self.read, 'bytes_stored': own[2], 'packs': 1,
+                'bytes_referenced': sum(pack[5] for pack in inherited), 'inherited_packs': len(inherited),
+                'restore_bytes': own[2] + sum(pack[2] for pack in inherited), 'restore_requests': 1 + len(inherited),
+                'corrupt_pages': 0, 'full_scan': None}
+
+    def manifest(self, end=None, **changes):
+        return manifest(self.records(**changes), {**self.end(), **(end or {})})
+
+
+def small_backups():
+    """A full one; one that changes two blocks of the relation; and one that changes a block and adds two."""
+    full = Backup(ID, FILES)
+    second = Backup('20260102T000000Z-incremental-bada55', FILES, full, start='0/3000200', stop='0/3000300', pieces=[
+        (0, 3), noise('1259/3', BLOCK), (4, 56), noise('1259/60', BLOCK), (61, 68)])
+    third = Backup('20260103T000000Z-incremental-f00d00', FILES, second, start='0/3000400', stop='0/3000500', pieces=[
+        (0, 3), noise('1259/3 again', BLOCK), (4, 125), noise('1259/129', 2 * BLOCK)])
+    return full, second, third
 
 
 def manifest(records, end):
@@ -153,6 +235,130 @@ def make_keyring(generation, recipient, epochs, sealed_as=None, repository=REPOS
 
 def flip(data, at, bit=1):
     return data[:at] + bytes([data[at] ^ bit]) + data[at + 1:]
+
+
+def file_vectors(full):
+    """Of a full backup whose files are not as they must be; its counts are those of what is there."""
+    name = f'{BACKUP}/manifest'
+    few = [file for file in FILES if file[0] != RELATION]
+    for slug, files, frames in (
+            ('no-control', few[:-1], None),
+            ('control-elsewhere', few[:-1] + [('global/pg_controm', *CONTROL[1:])], None),
+            ('control-of-class-0', few[:3] + [CONTROL[:2] + (0,)] + few[3:], None),
+            ('two-controls', few + [CONTROL], None),
+            ('path-twice', few[:2] + few[1:], None),
+            ('unknown-class', few[:2] + [few[2][:2] + (7,)] + few[3:], None),
+            ('frame-of-no-bytes', few, [(1, 0, 9, b'')]),
+            ('frame-too-large', few, [(1, 0, 9, bytes((1 << 20) + 1))]),
+            ('frame-not-stored', few, [(1, 0, 0, b'15\n')]),
+            ('frame-of-pack-0', few, [(0, 0, 9, b'15\n')])):
+        backup = Backup(ID, files)
+        if frames:
+            backup.files[0].update(frames=frames, data=b''.join(frame[3] for frame in frames))
+        yield f'manifest-{slug}', name, EPOCH, make_object(name, backup.manifest()), 'manifest'
+
+
+def incremental_vectors():
+    _full, second, third = small_backups()
+    name = f'{SYSID}/backup/{third.id}/manifest'
+    relation = next(file for file in third.files if file['path'] == RELATION)
+    frames, extents, size = relation['frames'], relation['extents'], len(relation['data'])
+    own, first, other = third.packs()
+    end, old = third.end(), reader.INHERITED
+    assert extents[0] == (0, 0, 3 * BLOCK) and [frame[0] for frame in frames] == [old + 1, old + 1, old + 2, 1]
+
+    def renumbered(number, to):
+        return {'frames': [(to if frame[0] == number else frame[0], *frame[1:]) for frame in frames],
+                'packs': [(to if pack[0] == number else pack[0], *pack[1:]) for pack in (own, first, other)]}
+
+    def with_first(*extent):
+        return {'extents': [extent] + extents[1:]}
+
+    def pack(was, **fields):
+        place = {key: i for i, key in enumerate(('number', 'name', 'size', 'sha', 'frames', 'used'))}
+        changed = list(was)
+        for key, value in fields.items():
+            changed[place[key]] = value
+        return {'packs': [tuple(changed) if other == was else other for other in third.packs()]}
+
+    for slug, changes, sound in (
+            ('incremental', {}, True),
+            ('frame-twice-and-never', {'extents': [(0, 0, 1 << 20), (0, BLOCK, size - (1 << 20))]}, True),
+            ('frames-in-any-order', {'frames': frames[::-1],
+                                     'extents': [(3 - frame, skip, length) for frame, skip, length in extents]}, True),
+            ('told-otherwise', {'end': {'bytes_read': 0, 'bytes_changed': 1 << 62, 'restore_bytes': 0, 'restore_requests': 7,
+                                        'full_scan': 'why not'}}, True),
+            ('extent-beyond-frame', with_first(0, (1 << 20) - 3 * BLOCK + 1, 3 * BLOCK), False),
+            ('extent-wraps', with_first(0, (1 << 32) - BLOCK, 3 * BLOCK), False),
+            ('extent-longer-than-frame', {'extents': [(0, 0, (1 << 20) + 1), (0, 0, size - (1 << 20) - 1)]}, False),
+            ('extent-of-no-frame', with_first(4, 0, 3 * BLOCK), False),
+            ('extent-of-last-number', with_first((1 << 32) - 1, 0, 3 * BLOCK), False),
+            ('extent-empty', {'extents': extents + [(0, 0, 0)]}, False),
+            ('extents-less-than-size', with_first(0, 0, 2 * BLOCK), False),
+            ('extents-more-than-size', with_first(0, 0, 4 * BLOCK), False),
+            ('extents-and-crc', {'crc': crc32c(relation['data'])}, False),
+            ('extents-fewer-than-said', {'counts': (0, 1)}, False),
+            ('extents-more-than-said', {'counts': (0, -1)}, False),
+            ('extents-as-many-as-can-be', {'counts': (0, (1 << 32) - 1 - len(extents))}, False),
+            ('extents-none-said', {'counts': (0, -len(extents))}, False),
+            ('frames-fewer-than-said', {'counts': (1, 0)}, False),
+            ('frames-as-many-as-can-be', {'counts': ((1 << 32) - 1 - len(frames), 0)}, False),
+            ('extents-none', {'data': b'', 'extents': [], 'end': {'bytes': end['bytes'] - size}}, False),
+            ('inherited-before-own', {'packs': [first, other, own]}, False),
+            ('inherited-around-own', {'packs': [first, own, other]}, False),
+            ('inherited-gap', renumbered(old + 2, old + 3), False),
+            ('inherited-from-0', renumbered(old + 1, old), False),
+            ('inherited-out-of-order', {'packs': [own, other, first]}, False),
+            ('inherited-as-own', renumbered(old + 1, 2), False),
+            ('own-gap', renumbered(1, 2), False),
+            ('own-from-0', renumbered(1, 0), False),
+            ('inherited-not-listed', {'packs': [own, first], 'end': {
+                'inherited_packs': 1, 'bytes_referenced': first[5]}}, False),
+            ('inherited-no-frame', {'frames': [(old, *frames[0][1:])] + frames[1:]}, False),
+            ('used-too-much', pack(own, used=own[5] + 1), False),
+            ('used-nothing', {**pack(first, used=0), 'end': {'bytes_referenced': other[5]}}, False),
+            ('used-of-another', {'packs': [own, (*first[:5], other[5]), (*other[:5], first[5])]}, False),
+            ('used-of-own', {'packs': [(*own[:5], own[5] - 1), first, (*other[:5], other[5] + 1)],
+                             'end': {'bytes_referenced': end['bytes_referenced'] + 1}}, False),
+            ('used-frames-of-another', {'packs': [own, (*first[:4], 1, first[5]), (*other[:4], 2, other[5])]}, False),
+            ('used-frames-too-many', pack(other, frames=2), False),
+            ('own-pack-of-another', pack(own, name=second.name.replace('pack-00000001', 'pack-00000002')), False),
+            ('own-pack-of-another-number', pack(own, name=own[1][:-1] + '2'), False),
+            ('own-pack-of-another-cluster', pack(own, name='1' + own[1]), False),
+            ('inherited-pack-is-own', pack(first, name=own[1][:-1] + '2'), False),
+            ('inherited-pack-of-another-cluster', pack(first, name='1' + first[1]), False),
+            ('inherited-pack-is-no-pack', pack(first, name=f'{BACKUP}/manifest'), False),
+            ('inherited-pack-is-pack-0', pack(first, name=first[1][:-1] + '0'), False),
+            ('inherited-pack-listed-twice', pack(other, name=first[1]), False),
+            ('parent-no-id', {'begin': {'parent': third.id[:-1]}}, False),
+            ('parent-a-name', {'begin': {'parent': f'{SYSID}/backup/{second.id}'}}, False),
+            ('parent-itself', {'begin': {'parent': third.id}}, False),
+            ('parent-a-number', {'begin': {'parent': 1}}, False),
+            ('parent-empty', {'begin': {'parent': ''}}, False),
+            ('parent-none', {'begin': {'parent': None}}, False),
+            ('parent-of-full', {'begin': {'kind': 'full'}}, False),
+            ('lineage-0', {'begin': {'lineage': 0}}, False),
+            ('lineage-a-text', {'begin': {'lineage': '1'}}, False),
+            ('lineage-too-large', {'begin': {'lineage': 1 << 32}}, False),
+            *((f'no-{key.replace("_", "-")}', {'without': key}, False) for key in (
+                'parent', 'lineage', 'bytes_read', 'bytes_changed', 'bytes_referenced', 'inherited_packs', 'restore_bytes',
+                'restore_requests', 'full_scan')),
+            ('full-scan-a-number', {'end': {'full_scan': 1}}, False),
+            ('bytes-read-negative', {'end': {'bytes_read': -1}}, False),
+            ('restore-requests-a-text', {'end': {'restore_requests': '1'}}, False),
+            *((f'incremental-wrong-{key.replace("_", "-")}', {'end': {key: value}}, False) for key, value in (
+                ('packs', 3), ('inherited_packs', 3), ('bytes_referenced', end['bytes_referenced'] + own[5]),
+                ('bytes_stored', end['bytes_stored'] + first[2] + other[2]), ('frames', end['frames'] - 3),
+                ('bytes', end['bytes'] - size)))):
+        missing = changes.pop('without', None)
+        if missing:
+            plain = manifest(third.records(), third.end()).replace(f'"{missing}":'.encode(), f'"{missing[::-1]}":'.encode())
+        else:
+            plain = third.manifest(**changes)
+        yield f'manifest-{slug}', name, EPOCH, make_object(name, plain), plain if sound else 'manifest'
+    scan = Backup('20260104T000000Z-incremental-5cafe5', FILES, start='0/3000600', stop='0/3000700')
+    name, plain = f'{SYSID}/backup/{scan.id}/manifest', scan.manifest(end={'full_scan': 'there is no earlier backup'})
+    yield 'manifest-full-scan', name, EPOCH, make_object(name, plain), plain
 
 
 def vectors():
@@ -221,7 +427,8 @@ def vectors():
             ('zstd-wrong-crc', {'crc': 1}, 'crc')):
         yield slug, wal, EPOCH, make_object(wal, half, **options), word
 
-    name, (_content, records, end) = f'{BACKUP}/manifest', small_backup()
+    full = small_backups()[0]
+    name, records, end = f'{BACKUP}/manifest', full.records(), full.end()
     begin, files, pack = records[0], records[1:-1], records[-1]
     ascended = file_record('../evil', b'', [])
     for slug, plain, word in (
@@ -237,8 +444,9 @@ def vectors():
             ('manifest-record-too-long', manifest(records[:-1] + [record('P', pack[5:] + b'\0')], end), 'manifest'),
             ('manifest-record-too-short', manifest(records[:-1] + [record('P', pack[5:-1])], end), 'manifest'),
             ('manifest-not-json', manifest([record('B', b'{"id":')] + records[1:], end), 'manifest'),
-            ('manifest-other-backup', manifest([begin.replace(b'c0ffee', b'c0ffef')] + records[1:], end), 'manifest'),
-            ('manifest-other-cluster', manifest([begin.replace(SYSID.encode(), b'73' + b'1' * 17)] + records[1:], end), 'manifest'),
+            ('manifest-other-backup', manifest([part.replace(b'c0ffee', b'c0ffef') for part in records], end), 'manifest'),
+            ('manifest-other-cluster', manifest(
+                [part.replace(SYSID.encode(), b'73' + b'1' * 17) for part in records], end), 'manifest'),
             ('manifest-missing-file', manifest([begin] + files[1:] + [pack], end), 'manifest'),
             ('manifest-file-after-pack', manifest([begin] + files[1:] + [pack, files[0]], end), 'manifest'),
             ('manifest-out-of-order', manifest([begin] + files[:1] + files[:0:-1] + [pack], end), 'manifest'),
@@ -254,8 +462,11 @@ def vectors():
             ('manifest-frames-not-size', manifest([begin, file_record('A', b'123', [])] + files + [pack],
                                                   {**end, 'files': 7, 'bytes': end['bytes'] + 3}), 'manifest'),
             *((f'manifest-wrong-{key.replace("_", "-")}', manifest(records, {**end, key: end[key] + 1}), 'manifest')
-              for key in ('files', 'directories', 'frames', 'bytes', 'bytes_stored', 'packs', 'corrupt_pages'))):
+              for key in ('files', 'directories', 'frames', 'bytes', 'bytes_stored', 'packs', 'corrupt_pages',
+                          'bytes_referenced', 'inherited_packs'))):
         yield slug, name, EPOCH, make_object(name, plain), word or plain
+    yield from file_vectors(full)
+    yield from incremental_vectors()
 
     ring, two = make_keyring(1, RECIPIENT, {1: EPOCH}), make_keyring(2, RECIPIENT, {1: EPOCH, 2: NEWER})
     clear = make_keyring(1, None, {1: EPOCH})
@@ -305,11 +516,12 @@ def write_repository(top, recipient):
     write(f'{top}/repository.json', f'{head},"check":"{check}"}}\n'.encode())
     write(f'{top}/keys/00000001', make_keyring(1, recipient, {1: EPOCH}))
     write(f'{top}/keys/00000002', make_keyring(2, recipient, {1: EPOCH, 2: NEWER}))
-    content, records, end = small_backup()
+    backups = [pair for backup in small_backups() for pair in (
+        (backup.name, backup.content), (f'{SYSID}/backup/{backup.id}/manifest', backup.manifest()))]
     lineage = {'token': noise('token', 32).hex(), 'host': 'vectors', 'data_directory': '/data'}
     wal = f'{SYSID}/wal/00000001/0000000100000000000000'
     for name, plain in ((f'{SYSID}/lineage/00000001', json.dumps(lineage).encode()),
-                        (NAME, content), (f'{BACKUP}/manifest', manifest(records, end)),
+                        *backups,
                         (wal + '02', bytes(SEGMENT_SIZE)), (wal + '03', bytes(SEGMENT_SIZE)),
                         (wal + '02.00000028.backup', b'START WAL LOCATION: 0/2000028\n'),
                         (wal + '04.partial', bytes(SEGMENT_SIZE)),
@@ -359,6 +571,17 @@ def read_one(name, key, repository, data):
         return f'damaged {damage.word}'
 
 
+def check_files(directory, key_file):
+    """Each backup extracted holds what its files are made of, byte for byte."""
+    for backup in small_backups():
+        with tempfile.TemporaryDirectory(prefix='pgdr_t_vectors') as out:
+            reader.Repository(directory, key_file).extract(backup.id, out)
+            for file in backup.files:
+                with open(os.path.join(out, file['path']), 'rb') as extracted:
+                    if extracted.read() != file['data']:
+                        yield f'{file["path"]} of {backup.id} is not what was stored'
+
+
 def check():
     """Same bytes as committed, and reader.py agrees with every row."""
     with tempfile.TemporaryDirectory(prefix='pgdr_t_vectors') as top:
@@ -374,6 +597,7 @@ def check():
     for directory, key_file in (('repository', f'{HERE}/repository.key'), ('repository-clear', 'none')):
         reader.Repository(f'{HERE}/{directory}', key_file).verify(
             lambda name, problem, top=directory: problems.append(f'{top}/{name}: {problem}'))
+        problems += [f'{directory}: {problem}' for problem in check_files(f'{HERE}/{directory}', key_file)]
     print('\n'.join(problems) if problems else f'vectors: {len(rows)} objects and 2 repositories agree')
     return 1 if problems else 0
 

@@ -28,7 +28,7 @@ from cryptography.hazmat.primitives.hashes import SHA512
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
 CHUNK, TAG = 16384, 16
-FRAME_MAX, PACK_MAX = 1 << 20, 64 << 20
+FRAME_MAX, PACK_MAX, RECORD_MAX = 1 << 20, 64 << 20, 64 << 20
 PACK, MANIFEST, SEGMENT, HISTORY, PARTIAL, BACKUP_HISTORY, LINEAGE, FRONTIER, TAIL = range(1, 10)
 CODEC = {PACK: 0, LINEAGE: 0, FRONTIER: 0, MANIFEST: 1, SEGMENT: 1, HISTORY: 1, PARTIAL: 1, BACKUP_HISTORY: 1, TAIL: 1}
 
@@ -194,18 +194,24 @@ def open_keyring(data, name, repository_id, recipient_key):
 
 HEADS = {'B': ('id kind label system_identifier server_version_num control_version catalog_version block_size '
                'segment_blocks wal_segment_size data_checksums timeline start_lsn started_at data_directory '
-               'config_directory host program_version'),
+               'config_directory host parent lineage program_version'),
          'T': 'oid path',
-         'E': ('stop_lsn stop_timeline stopped_at backup_label tablespace_map files directories frames bytes '
-               'bytes_stored packs corrupt_pages')}
+         'E': ('stop_lsn stop_timeline stopped_at backup_label tablespace_map files directories frames bytes bytes_read '
+               'bytes_changed bytes_stored packs bytes_referenced inherited_packs restore_bytes restore_requests '
+               'corrupt_pages full_scan')}
+# What a reader takes from E as it is: whole numbers, none of them checked.
+TOLD = 'bytes_read bytes_changed restore_bytes restore_requests'
+INHERITED = 1 << 31                                # the number before the first inherited pack's
 
 
 class Manifest:
-    """begin, end: the B and E records; files: {path: (class, mode, mtime, size, crc, frames)}; ..."""
+    """begin, end: the B and E records; files: [(path, class, mode, mtime, size, crc, frames, extents)], extents
+    being None for an F record; packs: {number: (name, object size, SHA-256, frames used, bytes used)}; ..."""
 
     def __init__(self, data, name):
         self.tablespaces, self.directories, self.files, self.packs, self.corrupt = [], {}, [], {}, []
         self.begin = self.end = None
+        self.pack_names = set()
         order = []       # of D and F records: (place, path); what comes before what is §5's
         need(data[:8] == b'PGDRMANI', 'manifest', 'magic')
         need(data[8:12] == b'\1\0\0\0', 'manifest', 'version')
@@ -215,22 +221,19 @@ class Manifest:
             self.at, length = at + 5, int.from_bytes(data[at + 1:at + 5], 'little')
             self.stop = at = at + 5 + length
             need(at <= len(data), 'manifest', 'a record is cut')
+            need(length <= RECORD_MAX, 'manifest', 'a record is longer than any can be')
             kind = chr(data[self.at - 5])
             need((kind == 'B') == (self.begin is None), 'manifest', 'B must be first, and once')
             if kind in 'BTE':
                 need(kind != 'T' or not (order or self.packs), 'manifest', 'T comes too late')
                 self.json(kind)
-            elif kind in 'DF':
+            elif kind in 'DFG':
                 need(not self.packs, 'manifest', f'{kind} after P')
-                order.append(self.directory() if kind == 'D' else self.file())
+                order.append(self.directory() if kind == 'D' else self.file(kind == 'G'))
             elif kind == 'C':
                 self.corrupt.append((self.take('<IHHQ'), self.path()))
             elif kind == 'P':
-                number, size, sha, used = self.take('<IQ32sI')
-                need(number not in self.packs and number > 0, 'manifest', f'pack number {number}')
-                pack = self.text()
-                need(kind_of(pack) == PACK, 'manifest', f'{pack} is no pack')
-                self.packs[number] = pack, size, sha, used
+                self.pack()
             else:
                 raise Damaged('manifest', f'unknown record {kind!r}')
             need(self.at == self.stop, 'manifest', f'{kind} record too long')
@@ -266,39 +269,93 @@ class Manifest:
             self.tablespaces.append(value)
         else:
             setattr(self, 'begin' if kind == 'B' else 'end', value)
+        if kind == 'B':
+            self.check_parent()
 
     def directory(self):
         mode, path = self.take('<I'), self.path()
         self.directories[path] = mode
         return 0, os.fsencode(path).split(b'/')
 
-    def file(self):
+    def file(self, with_extents):
         kind, mode, mtime, size, crc = self.take('<BIqQI')
         need(kind <= 6, 'manifest', f'class {kind}')
         path = self.path()
-        frames = [self.take('<IIIII') for _ in range(self.take('<I'))]
-        need(sum(frame[3] for frame in frames) == size, 'manifest', f'frames of {path} are not its size')
+        frames, extents = self.many('<IIIII'), None
+        for _pack, _offset, stored, raw, _crc in frames:
+            need(stored > 0 and 0 < raw <= FRAME_MAX, 'manifest', f'a frame of {path} has {raw} bytes from {stored}')
+        if not with_extents:
+            need(sum(frame[3] for frame in frames) == size, 'manifest', f'frames of {path} are not its size')
+        else:
+            extents = self.many('<III')
+            for frame, skip, length in extents:
+                need(frame < len(frames), 'manifest', f'{path} has no frame {frame}')
+                need(0 < length <= frames[frame][3] - skip, 'manifest', f'an extent of {path} is not in frame {frame}')
+            need(extents and sum(extent[2] for extent in extents) == size, 'manifest', f'extents of {path} are not its size')
+            need(crc == 0, 'manifest', f'{path} has extents and a CRC')
         need((kind == 5) == (path == 'global/pg_control' and kind != 6), 'manifest', f'{path} is of class {kind}')
-        self.files.append((path, kind, mode, mtime, size, crc, frames))
+        self.files.append((path, kind, mode, mtime, size, crc, frames, extents))
         return {6: 1, 5: 2}.get(kind, 0), os.fsencode(path).split(b'/')
+
+    def many(self, layout):
+        """A count, and that many."""
+        count = self.take('<I')
+        need(count * struct.calcsize(layout) <= self.stop - self.at, 'manifest', 'a record is too short')
+        return [self.take(layout) for _ in range(count)]
+
+    def pack(self):
+        number, size, sha, frames, used = self.take('<IQ32sIQ')
+        name = self.text()
+        own = sum(number < INHERITED for number in self.packs)
+        inherited = len(self.packs) - own
+        if number < INHERITED:
+            need(number == own + 1 and not inherited, 'manifest', f'pack number {number}')
+            need(name == self.of_backup(self.begin['id'], f'pack-{number:08d}'), 'manifest', f'{name} is no pack of this backup')
+        else:
+            need(number == INHERITED + inherited + 1, 'manifest', f'pack number {number}')
+            need(self.begin['parent'], 'manifest', 'an inherited pack, but no parent')
+            need(kind_of(name) == PACK, 'manifest', f'{name} is no pack')
+            _sysid, _, backup, rest = name.split('/')
+            need(name == self.of_backup(backup, rest) and backup != self.begin['id'], 'manifest', f'{name} is no pack of another backup')
+            need(name not in self.pack_names, 'manifest', f'{name} is listed twice')
+        self.pack_names.add(name)
+        self.packs[number] = name, size, sha, frames, used
+
+    def of_backup(self, backup, rest):
+        return f'{self.begin["system_identifier"]}/backup/{backup}/{rest}'
+
+    def check_parent(self):
+        parent, lineage = self.begin['parent'], self.begin['lineage']
+        need(parent is None or isinstance(parent, str) and re.fullmatch(ID, parent, re.A), 'manifest', 'parent is no id')
+        need(parent is None or self.begin['kind'] == 'incremental' and parent != self.begin['id'], 'manifest', 'a parent')
+        need(type(lineage) is int and 0 < lineage < 1 << 32, 'manifest', 'lineage')
 
     def check(self, name, order):
         need(name.split('/')[::2] == [self.begin['system_identifier'], self.begin['id']],
              'manifest', 'is of another backup')
         for before, after in zip(order, order[1:]):
             need(before < after or before[0] == after[0] == 1, 'manifest', f'{b"/".join(after[1])} is out of order')
-        used = dict.fromkeys(self.packs, 0)
-        for path, _kind, _mode, _mtime, _size, _crc, frames in self.files:
-            for frame in frames:
-                need(frame[0] in used, 'manifest', f'{path} needs pack {frame[0]}, which is not listed')
-                used[frame[0]] += 1
-        for number, (pack, _size, _sha, count) in self.packs.items():
-            need(used[number] == count, 'manifest', f'{pack}: {used[number]} frames used, not {count}')
-        counts = {'files': len(self.files), 'directories': len(self.directories), 'frames': sum(used.values()),
-                  'bytes': sum(file[4] for file in self.files), 'packs': len(self.packs),
-                  'bytes_stored': sum(pack[1] for pack in self.packs.values()), 'corrupt_pages': len(self.corrupt)}
+        need(order and order[-1][0] == 2, 'manifest', 'no pg_control')
+        used = {number: [0, 0] for number in self.packs}
+        for path, *_, frames, _extents in self.files:
+            for number, _offset, stored, _raw, _crc in frames:
+                need(number in used, 'manifest', f'{path} needs pack {number}, which is not listed')
+                used[number][0] += 1
+                used[number][1] += stored
+        for number, (pack, _size, _sha, *said) in self.packs.items():
+            need(used[number] == said, 'manifest', f'{pack}: frames and bytes used are {used[number]}, not {said}')
+        own = [pack for number, pack in self.packs.items() if number < INHERITED]
+        inherited = [pack for number, pack in self.packs.items() if number > INHERITED]
+        counts = {'files': len(self.files), 'directories': len(self.directories),
+                  'frames': sum(frames for frames, _bytes in used.values()),
+                  'bytes': sum(file[4] for file in self.files), 'packs': len(own), 'inherited_packs': len(inherited),
+                  'bytes_stored': sum(pack[1] for pack in own), 'bytes_referenced': sum(pack[4] for pack in inherited),
+                  'corrupt_pages': len(self.corrupt)}
         for key, value in counts.items():
             need(self.end[key] == value, 'manifest', f'{key} is {value}, not {self.end[key]}')
+        for key in TOLD.split():
+            need(type(self.end[key]) is int and 0 <= self.end[key] < 1 << 63, 'manifest', key)
+        need(isinstance(self.end['full_scan'], (str, type(None))), 'manifest', 'full_scan')
 
     def segments(self, names):
         """The segments that must be there: from start to stop, and on to the frontier (§6)."""
@@ -405,12 +462,12 @@ class Repository:
             except (ValueError, KeyError, TypeError) as error:
                 report(name, repr(error))
         for name, manifest in manifests:
-            for pack, size, sha, _used in manifest.packs.values():
+            for pack, size, sha, _frames, _bytes in manifest.packs.values():
                 if pack not in self.names:
                     report(pack, f'is missing; {name} needs it')
                 elif pack in packs and packs[pack] != (size, sha):
                     report(pack, f'is not the one that {name} describes')
-            for path, _kind, _mode, _mtime, _size, _crc, used in manifest.files:
+            for path, *_, used, _extents in manifest.files:
                 for number, offset, stored, raw, crc in used:
                     pack = manifest.packs[number][0]
                     if pack in frames and frames[pack].get(offset) != (stored, raw, crc):
@@ -437,6 +494,17 @@ class Repository:
                 plain += self.open(piece)
         return plain
 
+    def frame(self, manifest, frame, opened):
+        """A frame's raw bytes; opened: {backup: (pack, its content)}, one pack for each."""
+        number, offset, stored, raw, crc = frame
+        pack = manifest.packs[number][0]
+        backup = pack.split('/')[2]
+        if opened.get(backup, (None,))[0] != pack:
+            opened[backup] = pack, self.open(pack)
+        piece, rest = unzstd(opened[backup][1][offset:offset + stored], raw)
+        need(not rest and len(piece) == raw and crc32c(piece) == crc, 'frame', f'{pack}: at {offset}')
+        return piece
+
     def extract(self, backup, out):
         name = next((name for name in self.names if name.endswith(f'/backup/{backup}/manifest')), None)
         need(name, 'absent', f'no backup {backup}')
@@ -445,17 +513,13 @@ class Repository:
         for path, mode in manifest.directories.items():
             os.makedirs(os.path.join(out, path), exist_ok=True)
             os.chmod(os.path.join(out, path), mode & 0o7777)
-        opened = None, None        # files use packs nearly in order: keep the last one
-        for path, _kind, mode, mtime, size, crc, frames in manifest.files:
-            whole = b''
-            for number, offset, stored, raw, frame_crc in frames:
-                pack = manifest.packs[number][0]
-                if opened[0] != pack:
-                    opened = pack, self.open(pack)
-                piece, rest = unzstd(opened[1][offset:offset + stored], raw)
-                need(not rest and len(piece) == raw and crc32c(piece) == frame_crc, 'frame', f'{pack}: {path}')
-                whole += piece
-            need(len(whole) == size and crc32c(whole) == crc, 'file', f'{path} is not as {name} says')
+        opened = {}                # files use packs nearly in order: keep the last one of each backup
+        for path, _kind, mode, mtime, size, crc, frames, extents in manifest.files:
+            pieces = [self.frame(manifest, frame, opened) for frame in frames]
+            if extents is not None:
+                pieces = [pieces[frame][skip:skip + length] for frame, skip, length in extents]
+            whole = b''.join(pieces)
+            need(len(whole) == size and (extents is not None or crc32c(whole) == crc), 'file', f'{path} is not as {name} says')
             write(os.path.join(out, path), whole, mode & 0o7777, mtime)
         for path in ('backup_label', 'tablespace_map'):
             if manifest.end[path]:

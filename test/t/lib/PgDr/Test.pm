@@ -31,7 +31,7 @@ use PostgreSQL::Test::Utils ();
 use Test::More;
 use Time::HiRes qw(usleep time);
 
-our @EXPORT_OK = qw(run_program flip wait_until campaign random_seed process_gone);
+our @EXPORT_OK = qw(run_program hold_and_kill flip wait_until campaign random_seed process_gone);
 sub import { goto &Exporter::import }
 
 my $TIMEOUT = $PostgreSQL::Test::Utils::timeout_default;
@@ -85,6 +85,18 @@ sub run_program
 	my $exit = $? & 127 ? -($? & 127) : $? >> 8;
 	note "exit $exit\n$err" if $exit != 0;
 	return ($exit, $out, $err);
+}
+
+# The program, killed when it comes to a step (src/protocol.h): what it said until then.
+sub hold_and_kill
+{
+	my ($step, @arguments) = @_;
+	local $ENV{PG_DR_HOLD_AT} = $step;
+	my $err = '';
+	my $run = IPC::Run::start([ 'pg_dr', @arguments ], '<', \undef, '>', \my $out, '2>', \$err, IPC::Run::timeout(60));
+	$run->pump until $err =~ /held at step/ || !$run->pumpable;
+	$run->kill_kill(grace => 0);
+	return $err;
 }
 
 # Invert $length bytes of a file from $offset on (default: 8 bytes in its middle).
