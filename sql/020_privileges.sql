@@ -10,6 +10,7 @@ SELECT dr_adopt();
 SELECT dr_sync();
 SELECT dr_check();
 SELECT dr_verify();
+SELECT dr_expire();
 SELECT * FROM dr_backups;
 SELECT * FROM dr_status;
 SELECT * FROM dr_wal;

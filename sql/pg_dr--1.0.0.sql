@@ -20,7 +20,7 @@ CREATE TABLE dr.backup (
 	kind text NOT NULL CHECK (kind IN ('full', 'incremental')),
 	label text,
 	status text NOT NULL CHECK (status IN ('running', 'completed', 'completed with corruption',
-		'failed', 'cancelled', 'interrupted', 'missing', 'damaged')),
+		'failed', 'cancelled', 'interrupted', 'missing', 'damaged', 'expired')),
 	requested_by text,
 	started_at timestamptz NOT NULL,
 	finished_at timestamptz,
@@ -48,7 +48,7 @@ COMMENT ON COLUMN dr.backup.repository IS 'name of the repository in pg_dr.repos
 COMMENT ON COLUMN dr.backup.system_identifier IS 'system identifier of the cluster';
 COMMENT ON COLUMN dr.backup.kind IS 'full or incremental';
 COMMENT ON COLUMN dr.backup.label IS 'what dr_backup was given';
-COMMENT ON COLUMN dr.backup.status IS 'running, completed, completed with corruption, failed, cancelled, interrupted (the worker or server died), missing (not in the repository any more), damaged (its manifest can''t be opened)';
+COMMENT ON COLUMN dr.backup.status IS 'running, completed, completed with corruption, failed, cancelled, interrupted (the worker or server died), missing (not in the repository any more), damaged (its manifest can''t be opened), expired (dr_expire removed it; packs that later backups need live on)';
 COMMENT ON COLUMN dr.backup.requested_by IS 'role that called dr_backup; null when dr_sync found the backup';
 COMMENT ON COLUMN dr.backup.started_at IS 'when the worker started';
 COMMENT ON COLUMN dr.backup.finished_at IS 'when the manifest was durable, or the backup ended without';
@@ -184,6 +184,15 @@ LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp;
 COMMENT ON FUNCTION @extschema@.dr_verify(text, text) IS 'fetch and open every object of a backup, hold it against manifest and catalogue, extend its lock; no rows: sound';
 
+-- It updates the catalogue, which belongs to the extension's owner.
+CREATE FUNCTION @extschema@.dr_expire(dry_run boolean DEFAULT true,
+	OUT what text, OUT name text, OUT bytes bigint, OUT reason text)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'dr_expire'
+LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION @extschema@.dr_expire(boolean) IS 'retention: show what pg_dr.retention keeps and what may go; with dry_run => false, mark what may go, and remove what was marked pg_dr.expire_grace ago';
+
 CREATE FUNCTION @extschema@.dr_adopt()
 RETURNS void
 AS 'MODULE_PATHNAME', 'dr_adopt'
@@ -306,7 +315,7 @@ CREATE VIEW @extschema@.dr_wal AS
 		  FROM dr.wal_coverage
 		  GROUP BY repository, timeline) AS t
 	ORDER BY repository, timeline;
-COMMENT ON VIEW @extschema@.dr_wal IS 'the WAL in the repository, per timeline: what it covers, and the gaps';
+COMMENT ON VIEW @extschema@.dr_wal IS 'the WAL in the repository, per timeline: what it covers, and the gaps (between a backup that retention keeps for long and what pitr needs there is one)';
 
 -- Along the way that led to this cluster's timeline.
 CREATE VIEW @extschema@.dr_recovery_windows AS
@@ -387,7 +396,8 @@ COMMENT ON VIEW @extschema@.dr_status IS 'is the cluster safe? one row per conce
 -- Privileges: nothing for everybody, reading for pg_monitor, the rest by the DBA's own GRANT
 --
 REVOKE ALL ON FUNCTION @extschema@.dr_backup(text, text, boolean, boolean), @extschema@.dr_cancel(text),
-	@extschema@.dr_check(), @extschema@.dr_sync(), @extschema@.dr_verify(text, text), @extschema@.dr_adopt(),
+	@extschema@.dr_check(), @extschema@.dr_sync(), @extschema@.dr_verify(text, text), @extschema@.dr_expire(boolean),
+	@extschema@.dr_adopt(),
 	@extschema@.dr_can_recover(timestamptz), dr.jobs(), dr.recent_segments(), dr.state(), dr.timelines(), dr.tail(),
 	dr.change_map(), dr.segment_range(text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION dr.jobs(), dr.recent_segments(), dr.state(), dr.timelines(), dr.tail(), dr.change_map(), dr.segment_range(text),

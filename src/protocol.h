@@ -53,6 +53,10 @@
 	X("archive.stored", "child: segment durable, archiver not yet told") \
 	X("tail.sealed", "child: a piece of the tail is sealed, not yet stored") \
 	X("tail.stored", "child: a piece of the tail is durable, nobody knows yet") \
+	X("expire.marked", "child: the mark is durable, nothing is removed yet") \
+	X("expire.manifest_removed", "child: the first manifest is removed, its packs are there") \
+	X("expire.pack_removed", "child: the first pack is removed, or the first hundred") \
+	X("expire.wal_removed", "child: the first of the WAL is removed, or the first hundred") \
 	X("store.linked", "file store: name exists, directory not yet synced") \
 	X("restore.planned", "restore: nothing written yet") \
 	X("restore.tree", "restore: directories exist") \

@@ -8,8 +8,13 @@
 
 #define MANIFEST_LEVEL	3
 
-/* A range of a sealed object brings whole chunks; and its seal's beginning is fetched first. */
-#define RANGE_EXTRA		(2 * 16384)
+/*
+ * A range of a sealed object brings whole chunks, with tags, or (where two are
+ * fetched as one) no more than that between its frames; and the object's
+ * beginning is fetched, too.
+ */
+#define RANGE_EXTRA		(2 * 16384 + 64)
+#define TAGS_PER_BYTE	1000
 #define RANGE_FIRST		128
 
 struct ManifestWriter
@@ -92,10 +97,17 @@ append_text(Bytes *b, const char *text)
 	bytes_append(b, text, n);
 }
 
+/* What picking the frames that are used fetches at most, tags included. */
+static uint64
+ranges_size(const ManifestPack *pack)
+{
+	return pack->used + pack->used / TAGS_PER_BYTE + (uint64) pack->frames * RANGE_EXTRA + RANGE_FIRST;
+}
+
 bool
 pack_read_whole(const ManifestPack *pack)
 {
-	return pack->used + (uint64) pack->frames * RANGE_EXTRA + RANGE_FIRST >= pack->size;
+	return ranges_size(pack) >= pack->size;
 }
 
 void
@@ -103,7 +115,7 @@ pack_restore_cost(const ManifestPack *pack, uint64 *bytes, uint64 *requests)
 {
 	bool		whole = pack_read_whole(pack);
 
-	*bytes += whole ? pack->size : pack->used + (uint64) pack->frames * RANGE_EXTRA + RANGE_FIRST;
+	*bytes += whole ? pack->size : ranges_size(pack);
 	*requests += whole ? 1 : pack->frames + 1;
 }
 

@@ -230,6 +230,8 @@ object_kind(const char *name)
 	if (strncmp(rest, "lineage/", 8) == 0 && strchr(rest + 8, '/') == NULL &&
 		name_generation(rest) > 0)
 		return KIND_LINEAGE;
+	if (strncmp(rest, "expire/", 7) == 0 && strchr(rest + 7, '/') == NULL && name_generation(rest) > 0)
+		return KIND_EXPIRY;
 	return KIND_UNKNOWN;
 }
 
@@ -251,6 +253,15 @@ name_lineage(ObjectName out, const char *sysid, uint32 generation)
 	char		prefix[64];
 
 	snprintf(prefix, sizeof(prefix), "%s/lineage/", sysid);
+	name_of_generation(out, prefix, generation);
+}
+
+void
+name_expiry(ObjectName out, const char *sysid, uint32 generation)
+{
+	char		prefix[64];
+
+	snprintf(prefix, sizeof(prefix), "%s/expire/", sysid);
 	name_of_generation(out, prefix, generation);
 }
 
@@ -425,10 +436,18 @@ read_clock(clockid_t clock)
 	return (int64) ts.tv_sec * 1000000 + ts.tv_nsec / 1000;
 }
 
+static int64 ahead;
+
+void
+time_set_ahead(int64 us)
+{
+	ahead = us;
+}
+
 int64
 time_now(void)
 {
-	return read_clock(CLOCK_REALTIME);
+	return read_clock(CLOCK_REALTIME) + ahead;
 }
 
 int64

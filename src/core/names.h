@@ -25,7 +25,8 @@ typedef enum ObjectKind
 	KIND_BACKUP_HISTORY = 6,
 	KIND_LINEAGE = 7,
 	KIND_FRONTIER = 8,
-	KIND_TAIL = 9
+	KIND_TAIL = 9,
+	KIND_EXPIRY = 10
 } ObjectKind;
 
 typedef char ObjectName[PGDR_OBJECT_NAME_MAX + 1];
@@ -54,10 +55,11 @@ extern bool backup_id_valid(const char *id);
 extern bool wal_file_parse(const char *file, WalFile *wal);
 extern bool system_identifier_valid(const char *text);
 
-/* The generation below a prefix, as in keys/ and <sysid>/lineage/. */
+/* The generation below a prefix, as in keys/, <sysid>/lineage/ and <sysid>/expire/. */
 extern void name_of_generation(ObjectName out, const char *prefix, uint32 generation);
 extern void name_keyring(ObjectName out, uint32 generation);
 extern void name_lineage(ObjectName out, const char *sysid, uint32 generation);
+extern void name_expiry(ObjectName out, const char *sysid, uint32 generation);
 extern void name_pack(ObjectName out, const char *sysid, const char *backup, uint32 number);
 extern void name_manifest(ObjectName out, const char *sysid, const char *backup);
 /* file must have passed wal_file_parse. */
@@ -87,7 +89,7 @@ extern bool tail_name_parse(const char *name, TailName *tail);
 extern void wal_segment_name(char *out, TimeLineID tli, uint64 segno, uint32 segment_size);
 extern uint64 wal_segment_number(const WalFile *wal, uint32 segment_size);
 
-/* The generation at the end of keys/ and lineage/ names; 0 when there is none. */
+/* The generation at the end of keys/, lineage/ and expire/ names; 0 when there is none. */
 extern uint32 name_generation(const char *name);
 
 extern bool lsn_parse(const char *text, XLogRecPtr *lsn);
@@ -99,6 +101,9 @@ extern void lsn_format(char *out, XLogRecPtr lsn);
 extern void time_format(char *out, int64 us);
 extern bool time_parse(const char *text, int64 *us);
 extern int64 time_now(void);
+
+/* For tests: the clock is ahead by so much; before any thread is started. */
+extern void time_set_ahead(int64 us);
 
 /* Microseconds since some moment, of a clock that nobody sets. */
 extern int64 monotonic_now(void);

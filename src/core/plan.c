@@ -37,9 +37,8 @@ target_parse(Target *t, TargetKind kind, const char *text, DrError *err)
 	return true;
 }
 
-/* Does the backup end on this history, before it leaves the backup's timeline? */
-static bool
-on_history(const BackupInfo *b, const History *h)
+bool
+plan_on_history(const BackupInfo *b, const History *h)
 {
 	const TimelineEntry *e = history_find(h, b->timeline);
 
@@ -49,7 +48,7 @@ on_history(const BackupInfo *b, const History *h)
 bool
 plan_backup_suits(const BackupInfo *b, const History *h, const Target *t)
 {
-	if (!on_history(b, h))
+	if (!plan_on_history(b, h))
 		return false;
 	if (t->kind == TARGET_TIME)
 		return b->stopped_at <= t->time;
@@ -58,8 +57,8 @@ plan_backup_suits(const BackupInfo *b, const History *h, const Target *t)
 	return true;
 }
 
-static bool
-wal_has(const WalSet *wal, const char *file)
+bool
+wal_set_has(const WalSet *wal, const char *file)
 {
 	size_t		lo = 0;
 	size_t		hi = wal->n;
@@ -123,7 +122,7 @@ plan_row_end(const BackupInfo *b, const History *h, const WalSet *wal, char segm
 	for (;; segno++)
 	{
 		wal_segment_name(segment, history_segment_timeline(h, segno, size), segno, size);
-		if (!wal_has(wal, segment))
+		if (!wal_set_has(wal, segment))
 			return segno;
 	}
 }
@@ -231,12 +230,11 @@ plan_make(Plan *plan, const BackupInfo *b, const History *h, const WalSet *wal, 
 	uint64		end;
 	uint64		next;
 	uint64		noted;
-	bool		gap;
 
 	memset(plan, 0, sizeof(*plan));
 	plan->backup = b;
 	plan->timeline = h->v[h->n - 1].tli;
-	if (!on_history(b, h))
+	if (!plan_on_history(b, h))
 	{
 		dr_error(err, DR_CONFIG, "backup %s is not on the way to timeline %u", b->id, plan->timeline);
 		return dr_hint(err, "Choose another backup, or another --target-timeline.");
@@ -245,7 +243,7 @@ plan_make(Plan *plan, const BackupInfo *b, const History *h, const WalSet *wal, 
 	next = lowest_from(wal->files, wal->n, h, end, size);
 	noted = lowest_from(wal->noted, wal->n_noted, h, end, size);
 	/* A crash in the middle of archiving leaves some without the ones before. */
-	gap = noted > 0 || lowest_from(wal->files, wal->n, h, end + WAL_WINDOW + 1, size) > 0;
+	plan->gap = noted > 0 || lowest_from(wal->files, wal->n, h, end + WAL_WINDOW + 1, size) > 0;
 	if (end <= last_needed)
 		return missing_segment(err, b, h, end, next, noted,
 							   "The backup needs it to become consistent. Choose another backup, "
@@ -254,7 +252,7 @@ plan_make(Plan *plan, const BackupInfo *b, const History *h, const WalSet *wal, 
 		return true;			/* before any gap */
 	if (t->kind == TARGET_LSN)
 		return check_lsn_target(plan, b, t, err);
-	if (gap && (t->kind != TARGET_TIME || t->time > wal->reached_at))
+	if (plan->gap && (t->kind != TARGET_TIME || t->time > wal->reached_at))
 		return missing_segment(err, b, h, end, next, noted,
 							   "Recovery can't go past this gap: give --target-lsn or --target-time before it, "
 							   "a backup after it, or bring the object back from a copy.");

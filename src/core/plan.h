@@ -56,6 +56,7 @@ typedef struct Plan
 	XLogRecPtr	end;			/* the same, or the end of the tail behind it */
 	TimeLineID	frontier_timeline;
 	char		last_segment[25];
+	bool		gap;			/* there is or was more behind the row */
 } Plan;
 
 /* "time", "lsn", ...; NULL for TARGET_END. */
@@ -63,6 +64,9 @@ extern const char *target_kind_name(TargetKind kind);
 
 /* Parse what was given for a kind. */
 extern bool target_parse(Target *t, TargetKind kind, const char *text, DrError *err);
+
+/* Does the backup end on this history, before it leaves the backup's timeline? */
+extern bool plan_on_history(const BackupInfo *b, const History *h);
 
 /* Can this backup serve as the base for this target on this history? */
 extern bool plan_backup_suits(const BackupInfo *b, const History *h, const Target *t);
@@ -76,6 +80,8 @@ extern uint64 plan_row_end(const BackupInfo *b, const History *h, const WalSet *
  */
 extern bool plan_make(Plan *plan, const BackupInfo *b, const History *h, const WalSet *wal,
 					  const Target *t, DrError *err);
+
+extern bool wal_set_has(const WalSet *wal, const char *file);
 
 /* The name of a segment that was put together from the tail takes its place among the others. */
 extern void wal_set_add(WalSet *wal, const char *segment);

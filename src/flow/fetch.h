@@ -56,7 +56,7 @@ extern bool fetch_pack(Fetch *f, const char *name, uint64 size, bool whole, Fetc
 					   size_t n);
 
 /* Frames that are no further apart come with one request: a request costs more. */
-#define FETCH_GAP_MAX	(64 * 1024)
+#define FETCH_GAP_MAX	(2 * SEAL_CHUNK)
 
 /* Wait for the end, and free it. */
 extern bool fetch_finish(Fetch *f, bool abort, DrError *err);

@@ -45,7 +45,7 @@ extern bool inventory_systems(Repository *repo, Listing *out, DrError *err);
 typedef struct BackupEntry
 {
 	char		id[PGDR_BACKUP_ID_MAX + 1];
-	bool		has_manifest;	/* no: in progress or interrupted */
+	bool		has_manifest;	/* no: in progress, interrupted or expired */
 	bool		sound;			/* the manifest opens */
 	DrError		error;			/* when it does not */
 	BackupInfo	info;

@@ -12,6 +12,7 @@
 #include "flow/parent.h"
 
 #include "flow/change_map_files.h"
+#include "flow/expire_mark.h"
 
 /* A pack of which less than this part is used is left: what it still holds is read again. */
 #define LEAVE_BELOW(used, size)	((used) * 3 < (size))
@@ -72,6 +73,15 @@ check_fit(const BackupInfo *parent, const BackupInfo *info, DrError *err)
 		parent->control_version != info->control_version || parent->catalog_version != info->catalog_version)
 		return unfit(parent, err, "It is of another version of PostgreSQL, or of one that was built differently.");
 	return true;
+}
+
+static bool
+check_unmarked(Repository *repo, const BackupInfo *parent, DrError *err)
+{
+	bool		marked = false;
+
+	return expire_is_marked(repo, parent->system_identifier, parent->id, &marked, err) &&
+		(!marked || unfit(parent, err, "Retention has marked it: it may be removed soon."));
 }
 
 /* ---- the first reading: packs, and what was corrupt ---- */
@@ -241,6 +251,7 @@ parent_open(Parent **out, Repository *repo, const BackupInfo *info, const char *
 	ok = manifest_open(repo, info->system_identifier, id, &p->manifest, err) == STORE_OK &&
 		read_packs(p, err) &&
 		check_fit(&p->manifest.info, info, err) &&
+		check_unmarked(repo, &p->manifest.info, err) &&
 		change_map_load(info->data_directory, info->system_identifier, info->timeline,
 						p->manifest.info.start_lsn, info->start_lsn, &p->map, err) &&	/* J1 */
 		parent_packs_exist(p, false, err) &&

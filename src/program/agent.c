@@ -34,6 +34,7 @@ static const struct
 	{"sync", agent_sync, true},
 	{"verify", agent_verify, true},
 	{"tail", agent_tail, true},
+	{"expire", agent_expire, true},
 };
 
 /* ---- out ---- */

@@ -76,6 +76,7 @@ extern bool agent_verify(Agent *a, json_t *request, DrError *err);
 extern bool agent_sync(Agent *a, json_t *request, DrError *err);
 extern bool agent_tail(Agent *a, json_t *request, DrError *err);
 extern bool agent_backup(Agent *a, json_t *request, DrError *err);
+extern bool agent_expire(Agent *a, json_t *request, DrError *err);
 
 /* pg_dr agent */
 extern int	agent_main(int argc, char **argv);

@@ -8,6 +8,7 @@
 
 #include "access/xlog_internal.h"
 #include "flow/aside.h"
+#include "flow/expire_mark.h"
 #include "flow/inventory.h"
 #include "flow/lineage.h"
 #include "flow/verify.h"
@@ -85,6 +86,7 @@ agent_open(Agent *a, json_t *request, DrError *err)
 	const char *data_directory;
 	const char *hold_at = "";
 	json_int_t	max_rate = 0;
+	json_int_t	clock_ahead = 0;
 	int			segment_size;
 	int			writer;
 	int			patient = 0;
@@ -92,15 +94,17 @@ agent_open(Agent *a, json_t *request, DrError *err)
 
 	if (a->opened || !check_version(request, err))
 		return a->opened ? bad_request(err, "open") : false;
-	if (json_unpack(request, "{s:s, s:s, s?s, s:s, s:s, s:i, s:i, s:i, s?I, s:b, s?b, s?s}",
+	if (json_unpack(request, "{s:s, s:s, s?s, s:s, s:s, s:i, s:i, s:i, s?I, s:b, s?b, s?s, s?I}",
 					"repository", &access.url, "key_file", &access.key_file,
 					"credentials_file", &access.credentials_file, "system_identifier", &sysid,
 					"data_directory", &data_directory, "wal_segment_size", &segment_size,
 					"jobs", &a->jobs, "compression_level", &a->level,
-					"max_rate", &max_rate, "writer", &writer, "patient", &patient, "hold_at", &hold_at) != 0 ||
+					"max_rate", &max_rate, "writer", &writer, "patient", &patient, "hold_at", &hold_at,
+					"clock_ahead", &clock_ahead) != 0 ||
 		!system_identifier_valid(sysid) || !IsValidWalSegSize(segment_size) || a->jobs < 1 || a->jobs > 64 || max_rate < 0)
 		return bad_request(err, "open");
 	access.impatient = !patient;
+	time_set_ahead(clock_ahead * 1000000);
 	take_environment(json_object_get(request, "environment"));
 	if (!repository_open(&a->repo, &access, writer, err))
 		return false;
@@ -405,11 +409,36 @@ emit_wal(void *arg, const char *name, uint64 size, DrError *err)
 	return true;
 }
 
+/* What is missing and had been marked is no loss: retention removed it. */
+static bool
+sync_mark(Agent *a, DrError *err)
+{
+	ExpireMark	m;
+	DrError		why;
+	ObjectName	name;
+
+	if (!expire_mark_load(&a->repo, a->system_identifier, &m, &why))
+	{
+		*err = why;
+		name_expiry(name, a->system_identifier, m.generation);
+		if (why.code == DR_DAMAGED)
+			emit_damaged(name, &why);
+		return why.code == DR_DAMAGED;
+	}
+	for (size_t i = 0; i < m.n_backups; i++)
+		agent_emit(json_pack("{s:s, s:s}", "event", "marked", "backup", m.backups[i].id));
+	for (size_t i = 0; i < m.n_wal; i++)
+		agent_emit(json_pack("{s:s, s:s, s:s}", "event", "marked_wal", "first", m.wal[i].first,
+							 "last", m.wal[i].last));
+	expire_mark_free(&m);
+	return true;
+}
+
 bool
 agent_sync(Agent *a, json_t *request, DrError *err)
 {
 	char	   *prefix = psprintf("%s/wal/", a->system_identifier);
-	bool		ok = sync_backups(a, err) &&
+	bool		ok = sync_mark(a, err) && sync_backups(a, err) &&
 		store_list(a->repo.store, prefix, true, emit_wal, NULL, err);
 
 	pfree(prefix);

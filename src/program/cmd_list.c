@@ -111,7 +111,7 @@ print_backup(const BackupEntry *e)
 
 	if (!e->has_manifest)
 	{
-		printf("  %s  incomplete: in progress or interrupted, can't be restored\n", e->id);
+		printf("  %s  incomplete: in progress, interrupted, or what later backups need of an expired one\n", e->id);
 		return;
 	}
 	if (!e->sound)

@@ -88,15 +88,22 @@ choose_history(Situation *s, const RestoreOptions *o, DrError *err)
 
 /* ---- the backup ---- */
 
+/* Without a manifest and before a complete one: nobody misses it, and it may merely have expired. */
 static void
 warn_of_incomplete(const Situation *s)
 {
+	size_t		complete = s->backups.n;
+
+	while (complete > 0 && !s->backups.v[complete - 1].has_manifest)
+		complete--;
 	for (size_t i = 0; i < s->backups.n; i++)
 	{
 		const BackupEntry *e = &s->backups.v[i];
 		ObjectName	name;
 
 		name_manifest(name, s->sysid, e->id);
+		if (!e->has_manifest && i < complete)
+			continue;
 		if (!e->has_manifest)
 			report_warning("backup %s is in progress or was interrupted: object \"%s\" does not exist", e->id, name);
 		else if (!e->sound)

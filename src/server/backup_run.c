@@ -217,7 +217,7 @@ on_copied(Conversation *c, const DrEvent *event)
 	dr_request_begin(&line, "stop");
 	dr_request_lsn(&line, "stop_lsn", b->server.stop_lsn);
 	dr_request_int(&line, "stop_timeline", b->server.stop_timeline);
-	dr_request_time(&line, "stopped_at", GetCurrentTimestamp());
+	dr_request_time(&line, "stopped_at", dr_now());
 	dr_request_text(&line, "backup_label", b->server.backup_label);
 	dr_request_text(&line, "tablespace_map", b->server.tablespace_map->data);
 	dr_request_end(&line);

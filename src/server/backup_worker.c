@@ -156,7 +156,7 @@ make_backup(Backup *b)
 	dr_backup_run(b);
 
 	/* The manifest is durable: from here on, nothing makes it less than a backup. */
-	b->job.ended_at = GetCurrentTimestamp();
+	b->job.ended_at = dr_now();
 	dr_job_outcome(b->slot, &b->job);
 	dr_backup_hold(b, "module.done");
 }
@@ -275,7 +275,7 @@ log_completed(Backup *b)
 static void
 finish(Backup *b)
 {
-	b->job.ended_at = GetCurrentTimestamp();
+	b->job.ended_at = dr_now();
 	dr_job_outcome(b->slot, &b->job);
 	if (is_complete(b))
 	{

@@ -524,7 +524,7 @@ insert_segments(const char *repository, const DrSegment *segments, int n)
 			"OR w.problem IS DISTINCT FROM CASE WHEN w.size <> excluded.size THEN 'resized' END", &a, SPI_OK_INSERT);
 }
 
-/* Runs of one repository; there is seldom more than one. */
+/* Runs of one repository; there is seldom more than one.  What has no name is gone again. */
 void
 dr_insert_segments(const DrSegment *segments, int n)
 {
@@ -532,7 +532,13 @@ dr_insert_segments(const DrSegment *segments, int n)
 	{
 		int			to = from + 1;
 
-		while (to < n && strcmp(segments[to].repository, segments[from].repository) == 0)
+		if (segments[from].name[0] == '\0')
+		{
+			from++;
+			continue;
+		}
+		while (to < n && segments[to].name[0] != '\0' &&
+			   strcmp(segments[to].repository, segments[from].repository) == 0)
 			to++;
 		insert_segments(segments[from].repository, segments + from, to - from);
 		from = to;
@@ -722,4 +728,52 @@ dr_objects_that_differ(const DrBackupDetails *details, MemoryContext context)
 	execute("SELECT o.name FROM dr.object AS o JOIN unnest($2, $3, $4) AS n (name, size, sha256) USING (name) "
 			"WHERE o.repository = $1 AND (o.size <> n.size OR o.sha256 <> n.sha256)", &a, SPI_OK_SELECT);
 	return result_texts(context);
+}
+
+/* ---- what retention removed ---- */
+
+void
+dr_forget_objects(const char *repository, List *names)
+{
+	Args		a = {0};
+
+	arg_text(&a, repository);
+	arg_text_array(&a, names);
+	execute("DELETE FROM dr.object WHERE repository = $1 AND name = ANY ($2)", &a, SPI_OK_DELETE);
+}
+
+/*
+ * The row stays, and with it those of packs that live on: they would go with it.
+ * A backup that was never complete stays what it was.
+ */
+bool
+dr_expired_backup(const char *repository, const char *id, bool left)
+{
+	Args		a = {0};
+	Args		b = {0};
+
+	arg_text(&a, repository);
+	arg_text(&a, psprintf("%s/backup/%s/", system_identifier(), id));
+	arg(&a, BOOLOID, BoolGetDatum(left), false);
+	execute("DELETE FROM dr.object WHERE repository = $1 AND starts_with(name, $2) AND (NOT $3 OR name = $2 || 'manifest')",
+			&a, SPI_OK_DELETE);
+	arg_text(&b, id);
+	return execute("UPDATE dr.backup SET status = 'expired', error = NULL "
+				   "WHERE id = $1 AND status IN ('completed', 'completed with corruption', 'missing', 'damaged')",
+				   &b, SPI_OK_UPDATE) > 0;
+}
+
+/* Timeline histories are never removed. */
+void
+dr_forget_wal(const char *repository, const char *first, const char *last)
+{
+	Args		a = {0};
+
+	dr_ring_forget(repository, first, last);	/* or housekeeping brings them back */
+	arg_text(&a, repository);
+	arg_text(&a, psprintf("%s/wal/%.8s/", system_identifier(), first));
+	arg_text(&a, first);
+	arg_text(&a, last);
+	execute("DELETE FROM dr.wal_segment WHERE repository = $1 AND starts_with(object, $2) AND name !~ '\\.history$' "
+			"AND left(name, 24) COLLATE \"C\" BETWEEN $3 AND $4", &a, SPI_OK_DELETE);
 }

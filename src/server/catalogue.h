@@ -109,6 +109,15 @@ extern int	dr_found_segments(const DrSegment *segments, int n);
 extern List *dr_missing_segments(const char *repository, const char *after, const char *last,
 								 TimestampTz before, const DrSegment *segments, int n, MemoryContext context);
 
+/*
+ * What retention removed: objects; a backup (left: packs of it live on, for
+ * others; true when its row said something else); WAL files of one timeline,
+ * from segment to segment.
+ */
+extern void dr_forget_objects(const char *repository, List *names);
+extern bool dr_expired_backup(const char *repository, const char *id, bool left);
+extern void dr_forget_wal(const char *repository, const char *first, const char *last);
+
 /* WAL objects that had another size when they were stored. */
 extern List *dr_resized_segments(const char *repository, MemoryContext context);
 

@@ -91,8 +91,8 @@ require_archiving(void)
 				 errhint("Set archive_command to an empty string and reload.")));
 }
 
-static void
-require_primary(const char *what)
+void
+dr_require_primary(const char *what)
 {
 	if (RecoveryInProgress())
 		ereport(ERROR,
@@ -102,8 +102,8 @@ require_primary(const char *what)
 				 errhint("Call it on the primary.")));
 }
 
-static void
-require_database(void)
+void
+dr_require_database(void)
 {
 	char	   *database = get_database_name(MyDatabaseId);
 
@@ -360,10 +360,10 @@ backup_request(FunctionCallInfo fcinfo)
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("kind, wait and fast of a backup must not be null")));
 	dr_require_shmem();
-	require_primary("Backups from a standby are not supported yet");
+	dr_require_primary("Backups from a standby are not supported yet");
 	require_archiving();
 	dr_require_settings();
-	require_database();
+	dr_require_database();
 	dr_primary_repository(&name, &url);
 	strlcpy(job->repository, name, sizeof(job->repository));
 	set_kind(job, text_to_cstring(PG_GETARG_TEXT_PP(0)));
@@ -371,7 +371,7 @@ backup_request(FunctionCallInfo fcinfo)
 		set_label(job, text_to_cstring(PG_GETARG_TEXT_PP(1)));
 	strlcpy(job->requested_by, GetUserNameFromId(GetUserId(), false), sizeof(job->requested_by));
 	job->fast = PG_GETARG_BOOL(3);
-	job->requested_at = GetCurrentTimestamp();
+	job->requested_at = dr_now();
 	set_id(job);
 	return job;
 }
@@ -443,7 +443,7 @@ Datum
 dr_adopt(PG_FUNCTION_ARGS)
 {
 	dr_require_shmem();
-	require_primary("Only a primary can write to the repository");
+	dr_require_primary("Only a primary can write to the repository");
 	ask_for_adoption();
 
 	/* The archiver must not wait for its next minute with what piled up. */
@@ -487,8 +487,8 @@ dr_sync(PG_FUNCTION_ARGS)
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 
 	dr_require_shmem();
-	require_primary("The catalogue can't be written");
-	require_database();
+	dr_require_primary("The catalogue can't be written");
+	dr_require_database();
 	InitMaterializedSRF(fcinfo, 0);
 	dr_sync_catalogue(put_change, rsinfo);
 	return (Datum) 0;

@@ -113,7 +113,10 @@ dr_recent_segments(PG_FUNCTION_ARGS)
 	InitMaterializedSRF(fcinfo, 0);
 	n = dr_ring_read(segments, DR_RING_SIZE, &from);
 	for (int i = 0; i < n; i++)
-		put_segment((ReturnSetInfo *) fcinfo->resultinfo, &segments[i]);
+	{
+		if (segments[i].name[0] != '\0')
+			put_segment((ReturnSetInfo *) fcinfo->resultinfo, &segments[i]);
+	}
 	return (Datum) 0;
 }
 

@@ -17,6 +17,7 @@
 
 #include "miscadmin.h"
 #include "utils/guc.h"
+#include "utils/timestamp.h"
 
 #include "pg_dr.h"
 #include "protocol.h"
@@ -33,7 +34,10 @@ char	   *dr_wal_conninfo;
 int			dr_wal_ship_interval;
 bool		dr_change_map;
 int			dr_change_map_wal_limit;
+char	   *dr_retention;
+int			dr_expire_grace;
 char	   *dr_debug_hold_at;
+int			dr_debug_clock;
 
 /* ---- pg_dr.repositories: name=url, name=url ---- */
 
@@ -174,6 +178,57 @@ check_credentials_file(char **newval, void **extra, GucSource source)
 	return false;
 }
 
+/* ---- pg_dr.retention: pitr 7d, daily 7, weekly 4, monthly 12, yearly 3 ---- */
+
+/* Which rule an item is, or -1; its number is from 1 to 100000. */
+static int
+retention_rule(const char *item)
+{
+	static const char *const rules[] = {"pitr", "daily", "weekly", "monthly", "yearly"};
+	size_t		n = strspn(item, "abcdefghijklmnopqrstuvwxyz");
+	const char *number = item + n + strspn(item + n, " \t");
+	const char *unit = number + strspn(number, "0123456789");
+	long		count = unit - number <= 6 ? strtol(number, NULL, 10) : 0;
+
+	if (number == item + n || count < 1 || count > 100000)
+		return -1;
+	for (int i = 0; i < lengthof(rules); i++)
+	{
+		if (strlen(rules[i]) == n && strncmp(item, rules[i], n) == 0)
+			return (i == 0 ? strlen(unit) == 1 && strchr("hdw", *unit) != NULL : *unit == '\0') ? i : -1;
+	}
+	return -1;
+}
+
+/* The program takes the same text apart (src/core/retention.c). */
+static bool
+check_retention(char **newval, void **extra, GucSource source)
+{
+	char	   *rest = pstrdup(*newval);
+	char	   *item;
+	int			seen = 0;
+
+	if (trimmed(pstrdup(*newval))[0] == '\0')
+		return true;
+	while ((item = strsep(&rest, ",")) != NULL)
+	{
+		int			rule = retention_rule(item = trimmed(item));
+
+		if (rule < 0)
+			GUC_check_errdetail("\"%s\" is not a rule.", item);
+		else if (seen & (1 << rule))
+			GUC_check_errdetail("\"%s\" is a rule for the second time.", item);
+		else
+		{
+			seen |= 1 << rule;
+			continue;
+		}
+		GUC_check_errhint("Write it as in: pitr 7d, daily 7, weekly 4, monthly 12, yearly 3. Each is optional; pitr is in hours (h), days (d) or weeks (w). Empty: everything is kept.");
+		return false;
+	}
+	return true;
+}
+
 /* ---- pg_dr.debug_hold_at ---- */
 
 static bool
@@ -277,6 +332,45 @@ define_change_map(void)
 							NULL, NULL, NULL);
 }
 
+static void
+define_retention(void)
+{
+	DefineCustomStringVariable("pg_dr.retention",
+							   "What dr_expire() keeps: pitr (every moment of so long), and the newest backup of so many days, weeks, months, years.",
+							   "Empty: everything is kept.",
+							   &dr_retention, "pitr 7d, daily 7, weekly 4, monthly 12", PGC_SIGHUP, GUC_SUPERUSER_ONLY,
+							   check_retention, NULL, NULL);
+	DefineCustomIntVariable("pg_dr.expire_grace",
+							"How long what dr_expire() has marked stays before it may be removed.",
+							NULL,
+							&dr_expire_grace, 24 * 3600, 0, INT_MAX / 1000, PGC_SIGHUP, GUC_UNIT_S,
+							NULL, NULL, NULL);
+}
+
+/* For tests. */
+static void
+define_debugging(void)
+{
+	DefineCustomIntVariable("pg_dr.debug_clock",
+							"Seconds that the clock of backups and retention is ahead; for tests.",
+							NULL,
+							&dr_debug_clock, 0, INT_MIN, INT_MAX, PGC_SIGHUP,
+							GUC_NO_SHOW_ALL | GUC_NOT_IN_SAMPLE | GUC_SUPERUSER_ONLY,
+							NULL, NULL, NULL);
+	DefineCustomStringVariable("pg_dr.debug_hold_at",
+							   "Step at which the next process that reaches it waits for ever; for tests.",
+							   NULL,
+							   &dr_debug_hold_at, "", PGC_SIGHUP,
+							   GUC_NO_SHOW_ALL | GUC_NOT_IN_SAMPLE | GUC_SUPERUSER_ONLY,
+							   check_hold_at, NULL, NULL);
+}
+
+TimestampTz
+dr_now(void)
+{
+	return GetCurrentTimestamp() + dr_debug_clock * USECS_PER_SEC;
+}
+
 void
 dr_define_settings(void)
 {
@@ -284,12 +378,8 @@ dr_define_settings(void)
 	define_effort();
 	define_tail();
 	define_change_map();
-	DefineCustomStringVariable("pg_dr.debug_hold_at",
-							   "Step at which the next process that reaches it waits for ever; for tests.",
-							   NULL,
-							   &dr_debug_hold_at, "", PGC_SIGHUP,
-							   GUC_NO_SHOW_ALL | GUC_NOT_IN_SAMPLE | GUC_SUPERUSER_ONLY,
-							   check_hold_at, NULL, NULL);
+	define_retention();
+	define_debugging();
 }
 
 /* ---- redaction ---- */

@@ -7,6 +7,7 @@
 #ifndef PGDR_SERVER_H
 #define PGDR_SERVER_H
 
+#include "datatype/timestamp.h"
 #include "fmgr.h"
 #include "nodes/execnodes.h"
 
@@ -26,9 +27,15 @@ extern char *dr_wal_conninfo;
 extern int	dr_wal_ship_interval;
 extern bool dr_change_map;
 extern int	dr_change_map_wal_limit;
+extern char *dr_retention;
+extern int	dr_expire_grace;
 extern char *dr_debug_hold_at;
+extern int	dr_debug_clock;
 
 extern void dr_define_settings(void);
+
+/* The clock by which backups are dated and expire. */
+extern TimestampTz dr_now(void);
 
 /* The first repository; false when none is configured.  Palloc'd. */
 extern bool dr_primary_repository(char **name, char **url);
@@ -58,6 +65,10 @@ extern PGDLLEXPORT void dr_change_map_main(Datum arg);
 
 /* backup_worker.c: what every worker that is connected to a database does first */
 extern void dr_worker_connect(const char *application_name);
+
+/* functions.c: ERROR in recovery, with what can't be done then; ERROR in another database than the catalogue's. */
+extern void dr_require_primary(const char *what);
+extern void dr_require_database(void);
 
 /*
  * functions.c: a set-returning function's row; texts may be NULL.

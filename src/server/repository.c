@@ -110,6 +110,8 @@ dr_open_request(StringInfo buf, bool writer)
 	/* A backup may wait for a store that is away for a while; a person and the archiver hear of it soon. */
 	dr_request_bool(buf, "patient", writer && MyBackendType == B_BG_WORKER);
 	dr_request_text(buf, "hold_at", dr_debug_hold_at);
+	if (dr_debug_clock != 0)
+		dr_request_int(buf, "clock_ahead", dr_debug_clock);
 	put_environment(buf);
 	dr_request_end(buf);
 }

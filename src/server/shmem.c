@@ -212,7 +212,7 @@ dr_job_attach(int slot, uint64 number)
 		job->state = DR_JOB_RUNNING;
 		job->worker_pid = MyProcPid;
 		job->worker_latch = MyLatch;
-		job->started_at = GetCurrentTimestamp();
+		job->started_at = dr_now();
 		copy_text(job->phase, sizeof(job->phase), "starting");
 		wake(job->caller_latch);
 	}
@@ -410,6 +410,21 @@ dr_job_is_known(const char *id)
 	}
 	dr_unlock();
 	return known;
+}
+
+int
+dr_jobs_at_work(char (*ids)[PGDR_BACKUP_ID_MAX + 1])
+{
+	int			n = 0;
+
+	dr_lock(LW_SHARED);
+	for (int i = 0; i < DR_MAX_JOBS; i++)
+	{
+		if (at_work(&dr_shared->jobs[i]))
+			strlcpy(ids[n++], dr_shared->jobs[i].id, sizeof(ids[0]));
+	}
+	dr_unlock();
+	return n;
 }
 
 /* ---- the archiver ---- */
@@ -705,5 +720,21 @@ dr_ring_consume(uint64 from, int n)
 {
 	dr_lock(LW_EXCLUSIVE);
 	dr_shared->ring_tail = Max(dr_shared->ring_tail, from + n);
+	dr_unlock();
+}
+
+/* Its places in the ring stay, without a name. */
+void
+dr_ring_forget(const char *repository, const char *first, const char *last)
+{
+	dr_lock(LW_EXCLUSIVE);
+	for (uint64 i = dr_shared->ring_tail; i < dr_shared->ring_head; i++)
+	{
+		DrSegment  *s = &dr_shared->ring[i % DR_RING_SIZE];
+
+		if (strlen(s->name) >= 24 && strcmp(s->repository, repository) == 0 &&
+			strncmp(s->name, first, 24) >= 0 && strncmp(s->name, last, 24) <= 0)
+			s->name[0] = '\0';
+	}
 	dr_unlock();
 }

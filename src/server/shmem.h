@@ -326,6 +326,9 @@ extern void dr_job_leave(int slot, uint64 number, bool with_cancel);
 /* Is a backup of this id at work, or not yet final in the catalogue? */
 extern bool dr_job_is_known(const char *id);
 
+/* The backups that are at work: room for DR_MAX_JOBS ids. */
+extern int	dr_jobs_at_work(char (*ids)[PGDR_BACKUP_ID_MAX + 1]);
+
 /* The archiver's part. */
 extern void dr_note_archived(const DrSegment *segment);
 extern void dr_note_archive_failure(const char *name, const DrReport *report, DrLineage lineage);
@@ -359,6 +362,9 @@ extern void dr_map_keep(XLogRecPtr lsn);
 /* Up to max of the oldest segments of the ring; *from is what dr_ring_consume wants. */
 extern int	dr_ring_read(DrSegment *out, int max, uint64 *from);
 extern void dr_ring_consume(uint64 from, int n);
+
+/* Files of segments from first to last are in the repository no more: whoever reads the ring finds them without a name. */
+extern void dr_ring_forget(const char *repository, const char *first, const char *last);
 
 extern void dr_report_set(DrReport *report, int sqlstate, const char *message,
 						  const char *detail, const char *hint);

@@ -37,6 +37,8 @@ typedef struct Sync
 
 	List	   *expected;		/* ids that the catalogue calls completed */
 	List	   *damaged;		/* names of objects */
+	List	   *marked;			/* ids of backups that retention may have removed */
+	List	   *marked_wal;		/* segments, the first and the last of each row */
 
 	/* of the backup that is listed just now */
 	MemoryContext backup_context;
@@ -58,6 +60,59 @@ static void
 report(Sync *s, const char *what, const char *name, const char *detail)
 {
 	s->report(s->report_arg, what, name, detail);
+}
+
+/* ---- what retention has marked ---- */
+
+static void
+on_marked(Sync *s, const DrEvent *event)
+{
+	char	   *id = dr_event_text(event, "backup", true);
+	MemoryContext caller = MemoryContextSwitchTo(s->context);
+
+	s->marked = lappend(s->marked, pstrdup(id));
+	MemoryContextSwitchTo(caller);
+}
+
+static void
+on_marked_wal(Sync *s, const DrEvent *event)
+{
+	char	   *first = dr_event_text(event, "first", true);
+	char	   *last = dr_event_text(event, "last", true);
+	MemoryContext caller = MemoryContextSwitchTo(s->context);
+
+	s->marked_wal = lappend(s->marked_wal, pstrdup(first));
+	s->marked_wal = lappend(s->marked_wal, pstrdup(last));
+	MemoryContextSwitchTo(caller);
+}
+
+static bool
+is_marked(Sync *s, const char *id)
+{
+	ListCell   *cell;
+
+	foreach(cell, s->marked)
+	{
+		if (strcmp(lfirst(cell), id) == 0)
+			return true;
+	}
+	return false;
+}
+
+/* An object <sysid>/wal/<timeline>/<file> */
+static bool
+is_marked_wal(Sync *s, const char *object)
+{
+	const char *slash = strrchr(object, '/');
+	const char *file = slash ? slash + 1 : object;
+
+	for (int i = 0; i + 1 < list_length(s->marked_wal); i += 2)
+	{
+		if (strncmp(file, list_nth(s->marked_wal, i), 24) >= 0 &&
+			strncmp(file, list_nth(s->marked_wal, i + 1), 24) <= 0)
+			return true;
+	}
+	return false;
 }
 
 /* ---- backups ---- */
@@ -209,7 +264,15 @@ write_wal(void *arg)
 	s->new_segments += dr_found_segments(s->segments, s->n_segments);
 	foreach(cell, dr_missing_segments(s->repository, s->last_wal, last, s->started_at,
 									  s->segments, s->n_segments, CurrentMemoryContext))
-		report(s, "WAL missing", lfirst(cell), "It was archived, and is not in the repository any more.");
+	{
+		char	   *object = lfirst(cell);
+		char	   *file = pnstrdup(strrchr(object, '/') + 1, 24);
+
+		if (is_marked_wal(s, object))
+			dr_forget_wal(s->repository, file, file);
+		else
+			report(s, "WAL missing", object, "It was archived, and is not in the repository any more.");
+	}
 }
 
 /* The names come sorted, so that what is between two batches is missing. */
@@ -255,6 +318,10 @@ on_event(void *arg, const DrEvent *event)
 		on_wal(s, event);
 	else if (dr_event_is(event, "damaged"))
 		on_damaged(s, event);
+	else if (dr_event_is(event, "marked"))
+		on_marked(s, event);
+	else if (dr_event_is(event, "marked_wal"))
+		on_marked_wal(s, event);
 	else
 		dr_protocol_error(psprintf("Event \"%s\" was not expected.", event->name));
 }
@@ -311,6 +378,11 @@ write_absent(void *arg)
 
 		if (is_damaged(s, id))
 			dr_set_backup_status(id, NULL, "damaged", "its manifest can't be opened");
+		else if (is_marked(s, id))
+		{
+			if (dr_expired_backup(s->repository, id, true))
+				report(s, "backup expired", id, "Retention removed it.");
+		}
 		else if (dr_set_backup_status(id, NULL, "missing", "its manifest is not in the repository"))
 			report(s, "backup missing", id, "Its manifest is not in the repository.");
 	}

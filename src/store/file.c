@@ -332,6 +332,23 @@ file_get_range(Store *store, const char *name, uint64 offset, size_t n, Bytes *o
 	return result;
 }
 
+/*
+ * An empty directory looks like a backup that was interrupted.  Nobody puts
+ * anything into it any more: what is removed of a backup is given up.
+ */
+static void
+remove_backup_directory(FileStore *fs, const char *name)
+{
+	ObjectKind	kind = object_kind(name);
+	ObjectName	parent;
+
+	if (kind != KIND_PACK && kind != KIND_MANIFEST)
+		return;
+	strlcpy(parent, name, sizeof(parent));
+	*strrchr(parent, '/') = '\0';
+	unlinkat(fs->rootfd, parent, AT_REMOVEDIR);	/* not empty, or not allowed: it stays */
+}
+
 static bool
 file_remove(Store *store, const char *const *names, size_t n, DrError *err)
 {
@@ -340,8 +357,11 @@ file_remove(Store *store, const char *const *names, size_t n, DrError *err)
 	if (!root_in_place(store, err))
 		return false;
 	for (size_t i = 0; i < n; i++)
+	{
 		if (unlinkat(fs->rootfd, names[i], 0) != 0 && errno != ENOENT)
 			return io_error(err, "remove", store, names[i]);
+		remove_backup_directory(fs, names[i]);
+	}
 	return true;
 }
 

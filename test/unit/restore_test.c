@@ -227,7 +227,7 @@ static void
 store_manifest(void)
 {
 	BackupInfo	info = {.id = CHILD,.kind = "incremental",.system_identifier = SYSID,.server_version_num = PG_VERSION_NUM,
-		.block_size = BLCKSZ,.segment_blocks = RELSEG_SIZE,.wal_segment_size = 1024 * 1024,.timeline = 1,.start_lsn = 0x2000028,
+		.block_size = BLCKSZ,.segment_blocks = RELSEG_SIZE,.wal_segment_size = 1024 * 1024,.timeline = 1,.lineage = 1,.start_lsn = 0x2000028,
 		.data_directory = "/nowhere",.parent = PARENT,.stop_lsn = 0x2000100,.stop_timeline = 1,.backup_label = "label"};
 	ManifestWriter *w = manifest_writer_new(&info);
 	const Bytes *content;

@@ -29,8 +29,8 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
 CHUNK, TAG = 16384, 16
 FRAME_MAX, PACK_MAX, RECORD_MAX = 1 << 20, 64 << 20, 64 << 20
-PACK, MANIFEST, SEGMENT, HISTORY, PARTIAL, BACKUP_HISTORY, LINEAGE, FRONTIER, TAIL = range(1, 10)
-CODEC = {PACK: 0, LINEAGE: 0, FRONTIER: 0, MANIFEST: 1, SEGMENT: 1, HISTORY: 1, PARTIAL: 1, BACKUP_HISTORY: 1, TAIL: 1}
+PACK, MANIFEST, SEGMENT, HISTORY, PARTIAL, BACKUP_HISTORY, LINEAGE, FRONTIER, TAIL, EXPIRY = range(1, 11)
+CODEC = {PACK: 0, LINEAGE: 0, FRONTIER: 0, MANIFEST: 1, SEGMENT: 1, HISTORY: 1, PARTIAL: 1, BACKUP_HISTORY: 1, TAIL: 1, EXPIRY: 0}
 
 crc32c = mkPredefinedCrcFun('crc-32c')
 
@@ -55,6 +55,7 @@ NAMES = [(re.compile(pattern + r'\Z', re.A), kind) for pattern, kind in (
     (r'repository\.json', 'repository'),
     (r'keys/\d{8}', 'keyring'),
     (r'\d+/lineage/\d{8}', LINEAGE),
+    (r'\d+/expire/\d{8}', EXPIRY),
     (rf'\d+/backup/{ID}/pack-\d{{8}}', PACK),
     (rf'\d+/backup/{ID}/manifest', MANIFEST),
     (r'\d+/wal/([0-9A-F]{8})/\1[0-9A-F]{16}', SEGMENT),
@@ -67,7 +68,7 @@ NAMES = [(re.compile(pattern + r'\Z', re.A), kind) for pattern, kind in (
 
 def kind_of(name):
     """The kind that a name implies; None when the name is not one of ours."""
-    if len(name) > 512 or re.search(r'(?:pack-|keys/|lineage/)0{8}\Z', name):
+    if len(name) > 512 or re.search(r'(?:pack-|keys/|lineage/|expire/)0{8}\Z', name):
         return None
     return next((kind for pattern, kind in NAMES if pattern.match(name)), None)
 
@@ -357,15 +358,15 @@ class Manifest:
             need(type(self.end[key]) is int and 0 <= self.end[key] < 1 << 63, 'manifest', key)
         need(isinstance(self.end['full_scan'], (str, type(None))), 'manifest', 'full_scan')
 
-    def segments(self, names):
-        """The segments that must be there: from start to stop, and on to the frontier (§6)."""
+    def segments(self, names, newest):
+        """The segments that must be there: from start to stop, and from the newest backup on to the frontier (§6)."""
         size, timeline = self.begin['wal_segment_size'], self.begin['timeline']
         directory = f'{self.begin["system_identifier"]}/wal/{timeline:08X}'
         present = [name.split('/')[-1][8:24] for name in names
-                   if name.startswith(directory) and kind_of(name) in (SEGMENT, FRONTIER)]
+                   if newest and name.startswith(directory) and kind_of(name) in (SEGMENT, FRONTIER)]
         lsns = [self.begin['start_lsn']] + [self.end['stop_lsn']] * (timeline == self.end['stop_timeline'])
         at = [int(high, 16) << 32 | int(low, 16) for high, low in (lsn.split('/') for lsn in lsns)]
-        last = [at[-1] - 1] + [(int(max(present)[:8], 16) << 32) + int(max(present)[8:], 16) * size] * bool(present)
+        last = [at[-1] - 1] + [(int(max(present)[:8], 16) << 32) + int(max(present)[8:], 16) * size for _ in present[:1]]
         return [f'{directory}/{timeline:08X}%08X%08X' % divmod(number, (1 << 32) // size)
                 for number in range(at[0] // size, max(last) // size + 1)]
 
@@ -437,6 +438,11 @@ class Repository:
     def manifest(self, name):
         return Manifest(self.open(name), name)
 
+    @staticmethod
+    def start_of(manifest):
+        high, low = manifest.begin['start_lsn'].split('/')
+        return int(high, 16) << 32 | int(low, 16)
+
     # What a manifest says about a pack is held against the pack itself: size, SHA-256, each frame.
     def verify(self, report):
         manifests, frames, packs, segment_size, problems = [], {}, {}, {}, {}
@@ -453,6 +459,9 @@ class Repository:
                     lineage = json.loads(plain)
                     need(re.fullmatch('[0-9a-f]{64}', lineage['token']), 'lineage', 'token')
                     need({'host', 'data_directory'} <= set(lineage), 'lineage', 'host, data_directory')
+                elif kind == EXPIRY:
+                    marked = json.loads(plain)
+                    need({'backups', 'wal'} <= set(marked), 'expiry', 'backups, wal')
                 elif kind == SEGMENT:
                     segment_size[name] = len(plain)
             except Damaged as damage:
@@ -472,7 +481,9 @@ class Repository:
                     pack = manifest.packs[number][0]
                     if pack in frames and frames[pack].get(offset) != (stored, raw, crc):
                         report(pack, f'has no such frame at {offset} as {name} says for {path}')
-            for segment in manifest.segments(self.names):
+            newest = all(self.start_of(manifest) >= self.start_of(other) for _, other in manifests
+                         if other.begin['timeline'] == manifest.begin['timeline'])
+            for segment in manifest.segments(self.names, newest):
                 if segment not in self.names:
                     problems[segment] = f'is missing; {name} needs it'
                 elif segment_size.get(segment, manifest.begin['wal_segment_size']) != manifest.begin['wal_segment_size']:
