@@ -580,7 +580,7 @@ def seal_vectors():
 def main():
     parser = argparse.ArgumentParser(description='independent reader of pg_dr repositories')
     commands = parser.add_subparsers(dest='command', required=True)
-    for command in ('open', 'segment', 'verify', 'extract'):
+    for command in ('open', 'segment', 'verify', 'extract', 'packs'):
         sub = commands.add_parser(command)
         sub.add_argument('--repository', required=True)
         sub.add_argument('--key-file', required=True)
@@ -601,6 +601,11 @@ def main():
         return 0
     if args.command == 'segment':
         sys.stdout.buffer.write(repository.segment(args.name))
+        return 0
+    if args.command == 'packs':
+        names = {pack[0] for name in repository.names if kind_of(name) == MANIFEST
+                 for pack in repository.manifest(name).packs.values()}
+        print('\n'.join(sorted(names)))
         return 0
     if args.command == 'extract':
         repository.extract(args.backup, args.outdir)
