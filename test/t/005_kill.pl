@@ -30,13 +30,17 @@ $survivor->query_safe('CREATE TEMP TABLE mine AS SELECT 1 AS a');
 my $since = $node->alive_since;
 my $offset = 0;
 
+# Full and incremental by turns: the steps are the same.
+my $turn = 0;
+sub next_kind { return "SELECT dr_backup('" . ($turn++ % 2 ? 'full' : 'incremental') . "')" }
+
 # --- the child of a backup
 for my $step (grep { /^(backup|store)\./ } @steps)
 {
 	my @before = $node->listed;
 	$offset = -s $node->logfile;
 	$node->hold_at($step);
-	my $finish = $node->start_backup;
+	my $finish = $node->start_backup(next_kind());
 	$node->wait_held($step, $offset);
 	my ($agent) = $step eq 'store.linked' ? ($node->agents, $node->archiver_agent) : $node->agents;
 	ok($agent, "$step: a child waits there");
@@ -78,7 +82,7 @@ for my $step (grep { /^(module|backup|archive|store)\./ } @steps)
 	my %was = map { $_ => 1 } $node->listed;
 	$offset = -s $node->logfile;
 	$node->hold_at($step);
-	my $finish = $node->start_backup;
+	my $finish = $node->start_backup(next_kind());
 	$node->safe_psql('postgres', 'SELECT pg_switch_wal()') if $step =~ /archive/;
 	$node->wait_held($step, $offset);
 	$node->machine_dies;
@@ -92,6 +96,9 @@ for my $step (grep { /^(module|backup|archive|store)\./ } @steps)
 	pass("$step: leftovers are marked after the restart");
 }
 my $id = $node->full_backup;
+$node->safe_psql('postgres', 'UPDATE t SET md5 = md5(md5) WHERE g % 50 = 1');
+$node->safe_psql('postgres', 'SELECT dr_backup()');
+is($node->safe_psql('postgres', 'SELECT parent FROM dr_backups ORDER BY started_at DESC, id DESC LIMIT 1'), $id, 'the change map outlives it, too');
 my $sum = $node->checksums;
 $node->wait_archived;
 my ($exit, $out) = $node->reader('verify');
