@@ -51,6 +51,10 @@ for my $case (
 {
 	my ($what, $settings, $message, $line) = @$case;
 	my $conf = slurp_file($node->data_dir . '/postgresql.conf');
+	# As README says: no server starts with a slot and without the WAL that a slot is for.
+	$node->append_conf('postgresql.conf', 'pg_dr.change_map = off');
+	$node->reload;
+	$node->poll_query_until('postgres', 'SELECT count(*) = 0 FROM pg_replication_slots');
 	$node->append_conf('postgresql.conf', $settings);
 	$node->restart;
 	refused($what, $message, qr/./);
