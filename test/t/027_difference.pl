@@ -1,4 +1,4 @@
-# An incremental backup holds what the cluster holds: random schema changes, data changes, crashes
+# An incremental backup holds what the cluster holds: random schema changes, data changes, failovers, crashes
 # and deaths of workers, and after each backup every page of the restored directory against the
 # server's own.  Ten seeds in every run (two with a bucket), hundreds with --campaign; PGDR_SEED repeats one.
 use strict;
@@ -17,7 +17,7 @@ my $SEEDS = $ENV{PGDR_SEEDS} // (campaign() ? 200 : ($ENV{PGDR_STORE} // 'file')
 my $ROUNDS = 4;
 my $STEPS = 8;
 
-my ($node, $copies, %tables, %databases, %tablespaces, %prepared, $names, $top);
+my ($node, $copies, %tables, %databases, %tablespaces, %prepared, $names, $top, @gone);
 my $scans = 0;
 my $incrementals = 0;
 
@@ -172,8 +172,23 @@ my @actions = (
 	[ 1, \&move_database ], [ 1, \&create_tablespace ], [ 1, \&drop_tablespace ], [ 1, \&prepare ], [ 2, \&decide ],
 	[ 1, \&rollback ], [ 1, sub { sql("SELECT lo_from_bytea(0, decode(repeat('ab', 20000), 'hex'))"); return } ],
 	[ 2, sub { sql('CHECKPOINT'); return } ], [ 1, sub { sql('SELECT pg_switch_wal()'); return } ],
-	[ 1, \&crash ], [ 1, \&restart ], [ 1, \&kill_worker ]);
-my @weighted = map { my $action = $_; ($action->[1]) x $action->[0] } @actions;
+	[ 1, \&crash ], [ 1, \&restart ], [ 1, \&kill_worker ], [ 0.5, \&failover ]);
+my @weighted = map { my $action = $_; ($action->[1]) x (2 * $action->[0]) } @actions;
+
+# Another machine takes over: a new timeline, on which the map knows nothing of before.
+sub failover
+{
+	decide() while %prepared;
+	$node->wait_archived;
+	my $before = $node->checksums;
+	my $next = $node->restored('next_' . ++$copies, args => [ elsewhere("next_$copies") ]);
+	is($next->checksums, $before, 'a failover loses nothing');
+	$node->destroy;
+	push @gone, $node;
+	$node = $next;
+	sql('SELECT dr_adopt()');
+	return;
+}
 
 # Writes that go on while a backup is made.
 sub load
@@ -186,16 +201,20 @@ sub load
 sub check
 {
 	my ($id, $what, $start) = @_;
-	my $copy = $node->restored('copy_' . ++$copies, args => [ '--backup', $id,
-			map { my $s = $_; ('--tablespace', "$top/$s=$top/copy_${copies}_$s") } spaces_of($id) ], start => 0);
+	my $copy = $node->restored('copy_' . ++$copies, args => [ '--backup', $id, elsewhere("copy_$copies") ], start => 0);
 	sql('CHECKPOINT');
 	my ($compared, @problems) = PgDr::Pages::differences($node->data_dir, $copy->data_dir, $start);
 	is(join("\n", @problems[ 0 .. ($#problems > 20 ? 20 : $#problems) ]), '', "$what: $compared pages are the cluster's");
 	return $copy;
 }
 
-# Tablespaces that the backup has, by its own word.
-sub spaces_of { my ($id) = @_; return split /\n/, sql("SELECT spcname FROM pg_tablespace WHERE spcname ~ '^s' ORDER BY 1") }
+# A copy's tablespaces have directories of their own.
+sub elsewhere
+{
+	my ($label) = @_;
+	return map { my ($name, $place) = split /\|/; ('--tablespace', "$place=$top/${label}_$name") }
+	  split /\n/, sql("SELECT spcname, pg_tablespace_location(oid) FROM pg_tablespace WHERE spcname ~ '^s' ORDER BY 1");
+}
 
 for my $run (1 .. $SEEDS)
 {
@@ -226,14 +245,14 @@ for my $run (1 .. $SEEDS)
 			my $before = $node->checksums;
 			$node->wait_archived;
 			$copy->destroy;
-			$copy = $node->restored("last_$run", args => [ '--backup', $id, map { ('--tablespace', "$top/$_=$top/last_${run}_$_") } spaces_of($id) ]);
+			$copy = $node->restored("last_$run", args => [ '--backup', $id, elsewhere("last_$run") ]);
 			is($copy->checksums, $before, "seed $seed + $run: every row");
 			$copy->sound("seed $seed + $run");
 		}
 		PostgreSQL::Test::Utils::system_or_bail('rm', '-rf', $copy->data_dir, glob "$top/copy_* $top/last_*");
 	}
 	$node->teardown_node;
-	PostgreSQL::Test::Utils::system_or_bail('rm', '-rf', $node->basedir) unless Test::More->builder->is_passing == 0;
+	PostgreSQL::Test::Utils::system_or_bail('rm', '-rf', map { $_->basedir } $node, splice @gone) if Test::More->builder->is_passing;
 }
 cmp_ok($scans, '<', $incrementals / 2, "$scans of $incrementals backups read everything");
 done_testing();
