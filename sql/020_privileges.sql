@@ -10,6 +10,7 @@ SELECT dr_adopt();
 SELECT dr_sync();
 SELECT dr_check();
 SELECT dr_verify();
+SELECT dr_check_pages();
 SELECT dr_expire();
 SELECT * FROM dr_backups;
 SELECT * FROM dr_status;
@@ -27,6 +28,8 @@ SELECT count(*) >= 0 FROM dr_wal;
 SELECT count(*) FROM dr_progress;
 SELECT count(*) FROM dr.object;
 SELECT count(*) FROM dr.corrupt_page;
+SELECT count(*) FROM dr.verification;
+SELECT count(*) FROM dr.finding;
 SELECT count(*) > 0 FROM dr_check();
 -- where repository and key are is not for its eyes
 SELECT count(*) FROM dr_check() WHERE detail ~ 'dr\.key|file://' OR hint ~ 'dr\.key';

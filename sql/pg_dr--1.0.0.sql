@@ -40,7 +40,10 @@ CREATE TABLE dr.backup (
 	full_scan text,
 	manifest_sha256 bytea,
 	corrupt_pages bigint,
-	error text
+	error text,
+	verified_at timestamptz,
+	verified_depth text,
+	damaged_depth text
 );
 COMMENT ON TABLE dr.backup IS 'backups: one row each, from the moment the worker starts';
 COMMENT ON COLUMN dr.backup.id IS 'name of the backup, also in the repository';
@@ -48,7 +51,7 @@ COMMENT ON COLUMN dr.backup.repository IS 'name of the repository in pg_dr.repos
 COMMENT ON COLUMN dr.backup.system_identifier IS 'system identifier of the cluster';
 COMMENT ON COLUMN dr.backup.kind IS 'full or incremental';
 COMMENT ON COLUMN dr.backup.label IS 'what dr_backup was given';
-COMMENT ON COLUMN dr.backup.status IS 'running, completed, completed with corruption, failed, cancelled, interrupted (the worker or server died), missing (not in the repository any more), damaged (its manifest can''t be opened), expired (dr_expire removed it; packs that later backups need live on)';
+COMMENT ON COLUMN dr.backup.status IS 'running, completed, completed with corruption, failed, cancelled, interrupted (the worker or server died), missing (not in the repository any more), damaged (its manifest can''t be opened, or dr_verify found it unsound: until it finds it sound again, nothing relies on it), expired (dr_expire removed it; packs that later backups need live on)';
 COMMENT ON COLUMN dr.backup.requested_by IS 'role that called dr_backup; null when dr_sync found the backup';
 COMMENT ON COLUMN dr.backup.started_at IS 'when the worker started';
 COMMENT ON COLUMN dr.backup.finished_at IS 'when the manifest was durable, or the backup ended without';
@@ -69,6 +72,9 @@ COMMENT ON COLUMN dr.backup.full_scan IS 'why an incremental backup read everyth
 COMMENT ON COLUMN dr.backup.manifest_sha256 IS 'SHA-256 of the manifest as it is stored';
 COMMENT ON COLUMN dr.backup.corrupt_pages IS 'pages whose checksum was wrong when they were read';
 COMMENT ON COLUMN dr.backup.error IS 'why it is not completed';
+COMMENT ON COLUMN dr.backup.verified_at IS 'when it was last found sound';
+COMMENT ON COLUMN dr.backup.verified_depth IS 'and how deep dr_verify looked then: objects or pages';
+COMMENT ON COLUMN dr.backup.damaged_depth IS 'how deep dr_verify looked when it found it unsound: only a verification of that depth takes it back';
 
 CREATE TABLE dr.object (
 	repository text NOT NULL,
@@ -77,6 +83,8 @@ CREATE TABLE dr.object (
 	sha256 bytea,
 	backup text NOT NULL REFERENCES dr.backup ON DELETE CASCADE,
 	stored_at timestamptz NOT NULL,
+	verified_at timestamptz,
+	verified_depth text,
 	PRIMARY KEY (repository, name)
 );
 CREATE INDEX object_backup_idx ON dr.object (backup);
@@ -87,6 +95,8 @@ COMMENT ON COLUMN dr.object.size IS 'bytes as stored';
 COMMENT ON COLUMN dr.object.sha256 IS 'SHA-256 as stored';
 COMMENT ON COLUMN dr.object.backup IS 'backup that wrote it';
 COMMENT ON COLUMN dr.object.stored_at IS 'when the catalogue learnt of it';
+COMMENT ON COLUMN dr.object.verified_at IS 'when dr_verify last read it and found it sound; null when it has found it bad since';
+COMMENT ON COLUMN dr.object.verified_depth IS 'and how deep it looked: objects or pages';
 
 CREATE TABLE dr.wal_segment (
 	repository text NOT NULL,
@@ -98,6 +108,8 @@ CREATE TABLE dr.wal_segment (
 	archived_at timestamptz,
 	ended_at timestamptz,
 	problem text CHECK (problem IN ('missing', 'resized')),
+	verified_at timestamptz,
+	verified_depth text,
 	PRIMARY KEY (repository, object)
 );
 COMMENT ON TABLE dr.wal_segment IS 'archived WAL files; the most recent ones may not be in it yet, view dr_wal_files has them all';
@@ -110,6 +122,9 @@ COMMENT ON COLUMN dr.wal_segment.sha256 IS 'SHA-256 as stored; null when only an
 COMMENT ON COLUMN dr.wal_segment.archived_at IS 'when it was durable; null when only an inventory has seen it';
 COMMENT ON COLUMN dr.wal_segment.ended_at IS 'when the server wrote to it last: what was committed later is in other segments; null when only an inventory has seen it';
 COMMENT ON COLUMN dr.wal_segment.problem IS 'what the last inventory found: missing, or resized (it has another size than was stored); null: none';
+
+COMMENT ON COLUMN dr.wal_segment.verified_at IS 'when dr_verify last read it and found it sound; null when it has found it bad since';
+COMMENT ON COLUMN dr.wal_segment.verified_depth IS 'and how deep it looked: objects or pages';
 
 CREATE TABLE dr.corrupt_page (
 	backup text NOT NULL REFERENCES dr.backup ON DELETE CASCADE,
@@ -145,6 +160,57 @@ COMMENT ON COLUMN dr.probe.detail IS 'what was found, and what it costs';
 COMMENT ON COLUMN dr.probe.hint IS 'what to do about it';
 COMMENT ON COLUMN dr.probe.probed_at IS 'when';
 
+CREATE TABLE dr.verification (
+	id text PRIMARY KEY,
+	repository text NOT NULL,
+	backup text NOT NULL,
+	depth text NOT NULL CHECK (depth IN ('catalogue', 'objects', 'pages')),
+	requested_by text NOT NULL,
+	started_at timestamptz NOT NULL,
+	ended_at timestamptz,
+	backups bigint,
+	objects bigint,
+	bytes_read bigint,
+	bytes_skipped bigint,
+	findings bigint,
+	verdict text CHECK (verdict IN ('sound', 'sound with warnings', 'unsound'))
+);
+COMMENT ON TABLE dr.verification IS 'what dr_verify did: one row for each call that came to its end';
+COMMENT ON COLUMN dr.verification.id IS 'name of the run, in dr_progress while it lasts';
+COMMENT ON COLUMN dr.verification.repository IS 'name of the repository';
+COMMENT ON COLUMN dr.verification.backup IS 'the backup that was looked at, or all';
+COMMENT ON COLUMN dr.verification.depth IS 'catalogue, objects, pages';
+COMMENT ON COLUMN dr.verification.requested_by IS 'role that called dr_verify';
+COMMENT ON COLUMN dr.verification.started_at IS 'when it began';
+COMMENT ON COLUMN dr.verification.ended_at IS 'when it ended';
+COMMENT ON COLUMN dr.verification.backups IS 'backups that were looked at';
+COMMENT ON COLUMN dr.verification.objects IS 'objects that were read and found sound';
+COMMENT ON COLUMN dr.verification.bytes_read IS 'bytes of packs and WAL that were read';
+COMMENT ON COLUMN dr.verification.bytes_skipped IS 'bytes of packs and WAL that max_age spared';
+COMMENT ON COLUMN dr.verification.findings IS 'rows in dr.finding';
+COMMENT ON COLUMN dr.verification.verdict IS 'unsound: something that a restore needs is damaged; sound with warnings: something else is; sound';
+
+CREATE TABLE dr.finding (
+	verification text NOT NULL REFERENCES dr.verification ON DELETE CASCADE,
+	number bigint NOT NULL,
+	object text NOT NULL,
+	problem text NOT NULL,
+	affected_backups text[] NOT NULL,
+	affected_files text[] NOT NULL,
+	severity text NOT NULL CHECK (severity IN ('error', 'warning', 'notice')),
+	hint text,
+	PRIMARY KEY (verification, number)
+);
+COMMENT ON TABLE dr.finding IS 'what dr_verify found';
+COMMENT ON COLUMN dr.finding.verification IS 'which run';
+COMMENT ON COLUMN dr.finding.number IS 'from 1';
+COMMENT ON COLUMN dr.finding.object IS 'name of the object in the repository';
+COMMENT ON COLUMN dr.finding.problem IS 'what is wrong with it';
+COMMENT ON COLUMN dr.finding.affected_backups IS 'backups that need it';
+COMMENT ON COLUMN dr.finding.affected_files IS 'files of theirs that lie in it, the first 20, and how many more';
+COMMENT ON COLUMN dr.finding.severity IS 'error: a restore needs it; warning: damaged, but none does; notice: worth knowing';
+COMMENT ON COLUMN dr.finding.hint IS 'what to do about it';
+
 --
 -- What a DBA calls
 --
@@ -175,14 +241,23 @@ LANGUAGE C VOLATILE PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp;
 COMMENT ON FUNCTION @extschema@.dr_sync() IS 'rebuild the catalogue from the repository, return what changed';
 
--- It reads the checksums in dr.object, which belong to the extension's owner.
+-- It reads the checksums in dr.object, which belong to the extension's owner, and writes what it finds.
 CREATE FUNCTION @extschema@.dr_verify(backup text DEFAULT 'latest', depth text DEFAULT 'objects',
-	OUT object text, OUT problem text, OUT hint text)
+	max_age interval DEFAULT NULL, max_rate bigint DEFAULT 0,
+	OUT object text, OUT problem text, OUT affected_backups text[], OUT affected_files text[],
+	OUT severity text, OUT hint text)
 RETURNS SETOF record
 AS 'MODULE_PATHNAME', 'dr_verify'
-LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE SECURITY DEFINER
+LANGUAGE C VOLATILE PARALLEL UNSAFE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp;
-COMMENT ON FUNCTION @extschema@.dr_verify(text, text) IS 'fetch and open every object of a backup, hold it against manifest and catalogue, extend its lock; no rows: sound';
+COMMENT ON FUNCTION @extschema@.dr_verify(text, text, interval, bigint) IS 'hold a backup (an id, latest, all) in the repository against manifest and catalogue, to a depth: catalogue (names and sizes), objects (SHA-256 and seals), pages (every page and WAL record); extend its lock; no rows: sound';
+
+CREATE FUNCTION @extschema@.dr_check_pages(max_rate bigint DEFAULT 0,
+	OUT path text, OUT relation text, OUT block bigint, OUT problem text, OUT sound_copy text)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'dr_check_pages'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION @extschema@.dr_check_pages(bigint) IS 'read the data files of the running server, return corrupt pages, and the newest backup that has a sound copy of each';
 
 -- It updates the catalogue, which belongs to the extension's owner.
 CREATE FUNCTION @extschema@.dr_expire(dry_run boolean DEFAULT true,
@@ -209,7 +284,7 @@ CREATE FUNCTION dr.jobs(OUT backup text, OUT kind text, OUT label text, OUT phas
 RETURNS SETOF record
 AS 'MODULE_PATHNAME', 'dr_jobs_running'
 LANGUAGE C VOLATILE PARALLEL SAFE;
-COMMENT ON FUNCTION dr.jobs() IS 'running backups, from shared memory';
+COMMENT ON FUNCTION dr.jobs() IS 'running backups, verifications and checks of pages, from shared memory';
 
 CREATE FUNCTION dr.recent_segments(OUT repository text, OUT timeline bigint, OUT name text,
 	OUT object text, OUT size bigint, OUT sha256 bytea, OUT archived_at timestamptz, OUT ended_at timestamptz)
@@ -269,7 +344,7 @@ CREATE VIEW @extschema@.dr_backups AS
 	SELECT id, repository, kind, label, status, requested_by, started_at, finished_at,
 		finished_at - started_at AS duration, timeline, start_lsn, stop_lsn, parent, files, bytes,
 		bytes_read, bytes_changed, bytes_stored, bytes_referenced, restore_bytes, restore_requests, full_scan,
-		corrupt_pages, error
+		corrupt_pages, error, verified_at, verified_depth
 	FROM dr.backup
 	WHERE system_identifier = (SELECT c.system_identifier::text FROM pg_control_system() AS c)
 	ORDER BY started_at, id;
@@ -281,7 +356,7 @@ CREATE VIEW @extschema@.dr_progress AS
 		CASE WHEN bytes_total > 0 THEN round(100.0 * least(bytes_done, bytes_total) / bytes_total, 1) END AS percent,
 		files_done, files_total, bytes_stored, cancel_requested
 	FROM dr.jobs();
-COMMENT ON VIEW @extschema@.dr_progress IS 'the backups that are running';
+COMMENT ON VIEW @extschema@.dr_progress IS 'the backups, verifications and checks of pages that are running';
 
 CREATE VIEW @extschema@.dr_wal_files AS
 	SELECT repository, timeline, name AS file, object, size, sha256, archived_at, ended_at, problem
@@ -396,13 +471,14 @@ COMMENT ON VIEW @extschema@.dr_status IS 'is the cluster safe? one row per conce
 -- Privileges: nothing for everybody, reading for pg_monitor, the rest by the DBA's own GRANT
 --
 REVOKE ALL ON FUNCTION @extschema@.dr_backup(text, text, boolean, boolean), @extschema@.dr_cancel(text),
-	@extschema@.dr_check(), @extschema@.dr_sync(), @extschema@.dr_verify(text, text), @extschema@.dr_expire(boolean),
+	@extschema@.dr_check(), @extschema@.dr_sync(), @extschema@.dr_verify(text, text, interval, bigint),
+	@extschema@.dr_check_pages(bigint), @extschema@.dr_expire(boolean),
 	@extschema@.dr_adopt(),
 	@extschema@.dr_can_recover(timestamptz), dr.jobs(), dr.recent_segments(), dr.state(), dr.timelines(), dr.tail(),
 	dr.change_map(), dr.segment_range(text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION dr.jobs(), dr.recent_segments(), dr.state(), dr.timelines(), dr.tail(), dr.change_map(), dr.segment_range(text),
 	@extschema@.dr_can_recover(timestamptz), @extschema@.dr_check() TO pg_monitor;
 GRANT USAGE ON SCHEMA dr TO pg_monitor;
-GRANT SELECT ON dr.backup, dr.object, dr.wal_segment, dr.corrupt_page, dr.probe,
+GRANT SELECT ON dr.backup, dr.object, dr.wal_segment, dr.corrupt_page, dr.probe, dr.verification, dr.finding,
 	dr.wal_coverage, @extschema@.dr_backups, @extschema@.dr_progress, @extschema@.dr_wal, @extschema@.dr_wal_files,
 	@extschema@.dr_recovery_windows, @extschema@.dr_status TO pg_monitor;

@@ -288,6 +288,29 @@ opener(void *arg)
 	return NULL;
 }
 
+FetchSlice *
+fetch_slices(const ManifestFile *m, uint32 **first, uint64 *size)
+{
+	FetchSlice *slices = pg_malloc(sizeof(FetchSlice) * m->n_extents);
+	uint32	   *at = pg_malloc0(sizeof(uint32) * ((size_t) m->n_frames + 2));
+
+	/* Counted two places further on, so that at[i + 1] is the next free one of frame i. */
+	for (uint32 i = 0; i < m->n_extents; i++)
+		at[m->extents[i].frame + 2]++;
+	for (uint32 i = 2; i < m->n_frames + 2; i++)
+		at[i] += at[i - 1];
+	*size = 0;
+	for (uint32 i = 0; i < m->n_extents; i++)
+	{
+		const Extent *x = &m->extents[i];
+
+		slices[at[x->frame + 1]++] = (FetchSlice) {*size, x->skip, x->length};
+		*size += x->length;
+	}
+	*first = at;
+	return slices;
+}
+
 Fetch *
 fetch_new(Repository *repo, int jobs, FetchSink sink, void *arg)
 {

@@ -41,6 +41,12 @@ typedef struct FetchFrame
 	uint64		at;				/* in the file */
 } FetchFrame;
 
+/*
+ * The extents of a file by the frames that they come from: those of frame i are
+ * slices first[i] to first[i + 1], the caller frees both.  *size is what they make.
+ */
+extern FetchSlice *fetch_slices(const ManifestFile *m, uint32 **first, uint64 *size);
+
 /* A frame's raw bytes, from several threads at once.  False: err says why not. */
 typedef bool (*FetchSink) (void *arg, const FetchFrame *frame, const void *raw, DrError *err);
 

@@ -268,33 +268,6 @@ add_frame(Writing *w, const FetchFrame *frame, DrError *err)
 	return true;
 }
 
-/*
- * The extents of a file by the frames that they come from: those of frame i are
- * slices first[i] to first[i + 1], the caller frees both.  *size is what they make.
- */
-static FetchSlice *
-slices_by_frame(const ManifestFile *m, uint32 **first, uint64 *size)
-{
-	FetchSlice *slices = pg_malloc(sizeof(FetchSlice) * m->n_extents);
-	uint32	   *at = pg_malloc0(sizeof(uint32) * ((size_t) m->n_frames + 2));
-
-	/* Counted two places further on, so that at[i + 1] is the next free one of frame i. */
-	for (uint32 i = 0; i < m->n_extents; i++)
-		at[m->extents[i].frame + 2]++;
-	for (uint32 i = 2; i < m->n_frames + 2; i++)
-		at[i] += at[i - 1];
-	*size = 0;
-	for (uint32 i = 0; i < m->n_extents; i++)
-	{
-		const Extent *x = &m->extents[i];
-
-		slices[at[x->frame + 1]++] = (FetchSlice) {*size, x->skip, x->length};
-		*size += x->length;
-	}
-	*first = at;
-	return slices;
-}
-
 /* X4: frames are checked one by one, the file by what they make. */
 static bool
 check_file(const Restore *r, const ManifestFile *m, DrError *err)
@@ -321,7 +294,7 @@ add_frames(Writing *w, const ManifestFile *m, TargetFile *file, DrError *err)
 	bool		ok = true;
 
 	if (m->n_extents > 0)
-		file->slices = slices_by_frame(m, &first, &size);
+		file->slices = fetch_slices(m, &first, &size);
 	if (size != m->size)
 		ok = dr_error(err, DR_DAMAGED, "manifest \"%s\" is damaged: the extents of \"%s\" do not make its size",
 					  w->r->manifest.name, m->path);

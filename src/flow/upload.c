@@ -118,6 +118,7 @@ upload_new(const UploadOptions *options)
 	u->n_packs = UPLOAD_PACKS(options->jobs);	/* U1 */
 	n_threads = u->n_packs;		/* one for each pack that is being filled or stored */
 	pthread_mutex_init(&u->lock, NULL);
+	rate_init(&u->rate, options->max_rate);
 	pthread_cond_init(&u->progressed, NULL);
 	queue_init(&u->ranges, WINDOW_FILES);
 	queue_init(&u->free_packs, u->n_packs);
@@ -436,6 +437,7 @@ upload_free(Upload *u)
 	queue_destroy(&u->ranges);
 	queue_destroy(&u->free_packs);
 	queue_destroy(&u->sealed);
+	rate_free(&u->rate);
 	pthread_mutex_destroy(&u->lock);
 	pthread_cond_destroy(&u->progressed);
 	free(u->packs);

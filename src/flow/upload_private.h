@@ -11,6 +11,7 @@
 #include <stdatomic.h>
 
 #include "flow/queue.h"
+#include "flow/rate.h"
 #include "flow/upload.h"
 
 #define PACK_TARGET		((size_t) 32 * 1024 * 1024)
@@ -103,7 +104,7 @@ struct Upload
 	uint32		info_cap;
 	Suspect    *suspects;		/* under lock */
 	int			n_suspects;
-	int64		rate_next;		/* when the next byte may be read; under lock */
+	Rate		rate;			/* of reading, by all workers */
 
 	atomic_uint next_pack;
 	_Atomic uint64 flushed;

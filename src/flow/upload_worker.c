@@ -5,10 +5,10 @@
  * Copyright (c) 2026, pg_dr contributors
  */
 #include <fcntl.h>
-#include <sys/uio.h>
 #include <unistd.h>
 
 #include "core/control.h"
+#include "flow/read_pages.h"
 #include "flow/upload_private.h"
 
 #define REREADS			3		/* of a page that looks corrupt */
@@ -52,65 +52,6 @@ open_file(Worker *w, UploadFile *f, DrError *err)
 	return ok;
 }
 
-/* Sleep so that all workers together read at most max_rate. */
-static void
-throttle(Upload *u, size_t n)
-{
-	int64		now = time_now();
-	int64		wait;
-
-	if (u->o.max_rate == 0)
-		return;
-	pthread_mutex_lock(&u->lock);
-	wait = u->rate_next - now;
-	u->rate_next = Max(u->rate_next, now) + (int64) (n * 1000000.0 / u->o.max_rate);
-	pthread_mutex_unlock(&u->lock);
-	if (wait > 0)
-		usleep((useconds_t) Min(wait, 1000000));
-}
-
-static bool
-read_all(const UploadFile *f, char *to, size_t n, off_t at, size_t *got, DrError *err)
-{
-	*got = 0;
-	while (*got < n)
-	{
-		ssize_t		r = pread(f->fd, to + *got, n - *got, at + *got);
-
-		if (r < 0 && errno == EINTR)
-			continue;
-		if (r < 0)
-			return dr_error(err, DR_IO, "could not read file \"%s\": %s", f->full_path, strerror(errno));
-		if (r == 0)
-			break;
-		*got += r;
-	}
-	return true;
-}
-
-/*
- * n bytes from the file, zeros where it has become shorter (U4).  What was not
- * in the page cache before is dropped from it again: a backup must not push
- * the server's working set out.
- */
-static bool
-read_range(const UploadFile *f, char *to, size_t n, off_t at, DrError *err)
-{
-	struct iovec iov = {to, n};
-	ssize_t		cached = preadv2(f->fd, &iov, 1, at, RWF_NOWAIT);
-	bool		known = cached >= 0 || errno == EAGAIN;
-	size_t		got;
-
-	if (cached < 0)
-		cached = 0;
-	if (!read_all(f, to + cached, n - cached, at + cached, &got, err))
-		return false;
-	if (known && got > 0)
-		posix_fadvise(f->fd, at + cached, got, POSIX_FADV_DONTNEED);
-	memset(to + cached + got, 0, n - cached - got);
-	return true;
-}
-
 /* pg_control and pg_filenode.map are overwritten in place: read until whole. */
 static bool
 small_file_whole(Worker *w, const UploadFile *f, size_t n)
@@ -132,7 +73,7 @@ reread_small_file(Worker *w, const UploadFile *f, size_t n, DrError *err)
 		if (small_file_whole(w, f, n))
 			return true;
 		usleep(1000 * Min(i, 20));
-		if (!read_range(f, w->raw, n, 0, err))
+		if (!read_range(&(PageFile) {f->fd, f->full_path}, w->raw, n, 0, err))
 			return false;
 	}
 	if (f->entry.class == FILE_CONTROL)
@@ -205,32 +146,18 @@ report_page(Worker *w, const UploadFile *f, const CorruptPage *page)
 		u->o.corrupt(u->o.arg, page);
 }
 
-/*
- * Judge one page in place.  A page that looks corrupt is read again first: the
- * server may have been writing it.
- */
+/* A corrupt page is told, or kept until it can be told. */
 static bool
 judge(Worker *w, const UploadFile *f, char *page, off_t at, DrError *err)
 {
 	Upload	   *u = w->u;
-	uint32		block = f->entry.segment * u->o.segment_blocks + (uint32) (at / BLCKSZ);
-	CorruptPage c = {block, 0, 0, 0, f->entry.path};
+	CorruptPage c = {f->entry.segment * u->o.segment_blocks + (uint32) (at / BLCKSZ), 0, 0, 0, f->entry.path};
 	PageVerdict verdict;
 	bool		sound = true;
 
-	for (int i = 0;; i++)
-	{
-		size_t		got;
-
-		verdict = page_judge(page, block, u->o.checksums, u->o.start_lsn,
-							 &c.expected, &c.found, &c.lsn, &sound);
-		if (verdict != PAGE_CORRUPT || i == REREADS)
-			break;
-		usleep(i * 5000);
-		if (!read_all(f, page, BLCKSZ, at, &got, err))
-			return false;
-		memset(page + got, 0, BLCKSZ - got);
-	}
+	if (!read_verdict(&(PageFile) {f->fd, f->full_path}, page, at, u->o.checksums, u->o.start_lsn, REREADS,
+					  &c, &verdict, &sound, err))
+		return false;
 	if (verdict == PAGE_CORRUPT)
 		report_page(w, f, &c);
 	else if (verdict == PAGE_NEW_LSN && (!sound || c.lsn > atomic_load(&u->flushed)) &&
@@ -307,8 +234,8 @@ read_stretch(Worker *w, UploadFile *f, uint32 i, size_t *n, DrError *err)
 	off_t		at = (off_t) i * FRAME_MAX;
 
 	*n = Min(FRAME_MAX, f->entry.size - at);
-	throttle(w->u, *n);
-	if (!read_range(f, w->raw, *n, at, err))
+	rate_wait(&w->u->rate, *n, &w->u->failed);
+	if (!read_range(&(PageFile) {f->fd, f->full_path}, w->raw, *n, at, err))
 		return false;
 	if ((f->entry.class == FILE_CONTROL || is_relation_map(f->entry.path)) &&
 		!reread_small_file(w, f, *n, err))
@@ -332,8 +259,8 @@ read_blocks(Worker *w, UploadFile *f, uint32 i, size_t *n, DrError *err)
 		size_t		length = (size_t) blocks * BLCKSZ;
 		off_t		from = (off_t) block * BLCKSZ;
 
-		throttle(w->u, length);
-		if (!read_range(f, to, length, from, err) || !judge_pages(w, f, to, length, from, err))
+		rate_wait(&w->u->rate, length, &w->u->failed);
+		if (!read_range(&(PageFile) {f->fd, f->full_path}, to, length, from, err) || !judge_pages(w, f, to, length, from, err))
 			return false;
 		*n += length;
 	}

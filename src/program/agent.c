@@ -32,7 +32,9 @@ static const struct
 	{"adopt", agent_adopt, true},
 	{"check", agent_check, true},
 	{"sync", agent_sync, true},
+	{"known", agent_known, true},
 	{"verify", agent_verify, true},
+	{"check_pages", agent_check_pages, true},
 	{"tail", agent_tail, true},
 	{"expire", agent_expire, true},
 };
@@ -158,8 +160,13 @@ control(Agent *a, json_t *request, const char *op)
 	pthread_mutex_lock(&a->lock);
 	if (a->backup != NULL && cancel)
 		backup_cancel(a->backup);
-	else if (a->backup != NULL && text != NULL && lsn_parse(text, &lsn))
-		backup_flushed(a->backup, lsn);
+	else if (text != NULL && lsn_parse(text, &lsn))
+	{
+		a->flushed = lsn;
+		a->flushes++;
+		if (a->backup != NULL)
+			backup_flushed(a->backup, lsn);
+	}
 	pthread_mutex_unlock(&a->lock);
 	return flush;				/* a cancel also wakes whoever waits for a request */
 }

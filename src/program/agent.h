@@ -15,6 +15,7 @@
 #include "flow/queue.h"
 #include "flow/repository.h"
 #include "flow/tail.h"
+#include "flow/verify.h"
 
 typedef struct Agent
 {
@@ -24,6 +25,8 @@ typedef struct Agent
 	pthread_mutex_t lock;		/* of backup and tail */
 	Backup	   *backup;			/* the running one, for flush and cancel */
 	Tail	   *tail;			/* the running one, for archived and pace */
+	XLogRecPtr	flushed;		/* that the module has said last, for check_pages, */
+	uint64		flushes;		/* and how often it did */
 
 	/* since open */
 	bool		opened;
@@ -40,6 +43,11 @@ typedef struct Agent
 	int			level;
 	uint64		max_rate;
 	char	   *hold_at;
+
+	/* what the database knows, for the next verify */
+	VerifyKnown *known;
+	size_t		n_known;
+	bool		has_catalogue;
 } Agent;
 
 /* One line out; takes the object over.  Any thread. */
@@ -72,7 +80,9 @@ extern bool agent_open(Agent *a, json_t *request, DrError *err);
 extern bool agent_archive(Agent *a, json_t *request, DrError *err);
 extern bool agent_adopt(Agent *a, json_t *request, DrError *err);
 extern bool agent_check(Agent *a, json_t *request, DrError *err);
+extern bool agent_known(Agent *a, json_t *request, DrError *err);
 extern bool agent_verify(Agent *a, json_t *request, DrError *err);
+extern bool agent_check_pages(Agent *a, json_t *request, DrError *err);
 extern bool agent_sync(Agent *a, json_t *request, DrError *err);
 extern bool agent_tail(Agent *a, json_t *request, DrError *err);
 extern bool agent_backup(Agent *a, json_t *request, DrError *err);

@@ -4,24 +4,13 @@
  *
  * Copyright (c) 2026, pg_dr contributors
  */
-#include <errno.h>
 #include <sys/resource.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "program/agent.h"
+#include "program/ticker.h"
 
 #define BACKUP_NICE		5
-
-/* Progress, about once a second, until told to stop. */
-typedef struct Ticker
-{
-	Backup	   *backup;
-	pthread_t	thread;
-	pthread_mutex_t lock;
-	pthread_cond_t stop_asked;
-	bool		stop;
-} Ticker;
 
 static void
 emit_progress(Backup *b)
@@ -38,46 +27,10 @@ emit_progress(Backup *b)
 						 "bytes_stored", (json_int_t) stored));
 }
 
-static void *
-ticker_main(void *arg)
-{
-	Ticker	   *t = arg;
-	struct timespec next;
-
-	clock_gettime(CLOCK_REALTIME, &next);
-	pthread_mutex_lock(&t->lock);
-	while (!t->stop)
-	{
-		next.tv_sec++;
-		while (!t->stop && pthread_cond_timedwait(&t->stop_asked, &t->lock, &next) != ETIMEDOUT)
-			;
-		if (!t->stop)
-			emit_progress(t->backup);
-	}
-	pthread_mutex_unlock(&t->lock);
-	return NULL;
-}
-
 static void
-ticker_start(Ticker *t, Backup *b)
+tick(void *arg)
 {
-	memset(t, 0, sizeof(*t));
-	t->backup = b;
-	pthread_mutex_init(&t->lock, NULL);
-	pthread_cond_init(&t->stop_asked, NULL);
-	t->stop = pthread_create(&t->thread, NULL, ticker_main, t) != 0;
-}
-
-static void
-ticker_stop(Ticker *t)
-{
-	if (t->stop)
-		return;					/* never started: there is no progress, but a backup */
-	pthread_mutex_lock(&t->lock);
-	t->stop = true;
-	pthread_cond_signal(&t->stop_asked);
-	pthread_mutex_unlock(&t->lock);
-	pthread_join(t->thread, NULL);
+	emit_progress(arg);
 }
 
 /* ---- events ---- */
@@ -306,7 +259,7 @@ agent_backup(Agent *a, json_t *request, DrError *err)
 	}
 	setpriority(PRIO_PROCESS, 0, BACKUP_NICE);	/* the server comes first; no harm if refused */
 	set_running(a, &b);
-	ticker_start(&ticker, &b);
+	ticker_start(&ticker, tick, &b);
 	ok = backup_run(&b, err);
 	ticker_stop(&ticker);
 	set_running(a, NULL);

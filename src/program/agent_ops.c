@@ -11,7 +11,6 @@
 #include "flow/expire_mark.h"
 #include "flow/inventory.h"
 #include "flow/lineage.h"
-#include "flow/verify.h"
 #include "flow/wal.h"
 
 #define LINEAGE_CHECK_US	1000000
@@ -283,38 +282,6 @@ agent_check(Agent *a, json_t *request, DrError *err)
 	check_lineage(a);
 	agent_emit(json_pack("{s:s}", "event", "done"));
 	return true;
-}
-
-/* ---- verify ---- */
-
-static void
-emit_finding(void *arg, const char *name, const char *problem)
-{
-	agent_emit(json_pack("{s:s, s:s, s:o}", "event", "damaged", "name", name, "message", json_lossy(problem)));
-}
-
-static void
-emit_sound(void *arg, const char *name, uint64 size, const uint8 sha256[32])
-{
-	agent_emit_object(name, size, sha256);
-}
-
-bool
-agent_verify(Agent *a, json_t *request, DrError *err)
-{
-	Verify		v = {.repo = &a->repo, .system_identifier = a->system_identifier, .jobs = a->jobs,
-	.object = emit_sound, .finding = emit_finding};
-	bool		ok;
-
-	if (json_unpack(request, "{s:s}", "backup", &v.backup) != 0)
-		return bad_request(err, "verify");
-	agent_alive(a, true);
-	ok = verify_backup(&v, err);
-	agent_alive(a, false);
-	if (ok)
-		agent_emit(json_pack("{s:s, s:s, s:I, s:I}", "event", "done", "backup", v.id,
-							 "objects", (json_int_t) v.objects, "bytes", (json_int_t) v.bytes));
-	return ok;
 }
 
 /* ---- sync ---- */

@@ -32,8 +32,9 @@ static const struct
 		"      [--system-identifier N]\n"
 		"      a data directory that a plain pg_ctl start recovers\n"},
 	{"verify", verify_main,
-		"  pg_dr verify --repository URL --key-file FILE [--backup ID] [--system-identifier N] [--jobs N]\n"
-		"      fetch every object of a backup, check its SHA-256 and seal; extend its lock\n"},
+		"  pg_dr verify --repository URL --key-file FILE [--backup ID|latest|all]\n"
+		"      [--depth catalogue|objects|pages] [--max-rate N] [--jobs N] [--system-identifier N]\n"
+		"      names and sizes; every object's SHA-256 and seal; every page and WAL record\n"},
 	{"wal-get", wal_get_main,
 		"  pg_dr wal-get --repository URL --key-file FILE --system-identifier N [--wait] %f %p\n"
 		"      the restore_command that restore writes\n"},

@@ -191,6 +191,95 @@ choose_backup(Situation *s, const RestoreOptions *o, BackupEntry **out, DrError 
 	return true;
 }
 
+/* ---- are its packs there? ---- */
+
+static int
+compare_names(const void *a, const void *b)
+{
+	return strcmp(*(char *const *) a, *(char *const *) b);
+}
+
+static int
+compare_packs(const void *a, const void *b)
+{
+	return strcmp((*(RestorePack *const *) a)->name, (*(RestorePack *const *) b)->name);
+}
+
+static bool
+check_pack(const Listing *l, const RestorePack *pack, DrError *err)
+{
+	char	  **found = l->n == 0 ? NULL : bsearch(&pack->name, l->names, l->n, sizeof(char *), compare_names);
+
+	if (found == NULL)
+		return dr_error(err, DR_DAMAGED, "object \"%s\" does not exist", pack->name);
+	if (l->sizes[found - l->names] == pack->size)
+		return true;
+	dr_error(err, DR_DAMAGED, "object \"%s\" is damaged", pack->name);
+	return dr_detail(err, "It has " UINT64_FORMAT " bytes, not " UINT64_FORMAT ".", l->sizes[found - l->names], pack->size);
+}
+
+/* As listed, with their sizes: one listing for each backup that packs are of. */
+static bool
+check_packs(Situation *s, DrError *err)
+{
+	const Restore *r = &s->restore;
+	RestorePack **packs = pg_malloc(sizeof(RestorePack *) * (r->n_packs + 1));
+	char	   *directory = NULL;
+	Listing		l = {0};
+	bool		ok = true;
+
+	for (uint32 i = 0; i < r->n_packs; i++)
+		packs[i] = &r->packs[i];
+	qsort(packs, r->n_packs, sizeof(RestorePack *), compare_packs);
+	for (uint32 i = 0; ok && i < r->n_packs; i++)
+	{
+		size_t		n = strrchr(packs[i]->name, '/') + 1 - packs[i]->name;
+
+		if (directory == NULL || strlen(directory) != n || strncmp(directory, packs[i]->name, n) != 0)
+		{
+			free(directory);
+			directory = pnstrdup(packs[i]->name, n);
+			listing_free(&l);
+			ok = repository_list(&s->repo, directory, false, &l, err);
+		}
+		ok = ok && check_pack(&l, packs[i], err);
+	}
+	listing_free(&l);
+	free(directory);
+	free(packs);
+	return ok;
+}
+
+/*
+ * One that lacks a pack would fail in the middle of its restore: it is passed
+ * over or, when it was asked for by its name, refused.
+ */
+static bool
+choose_whole_backup(Situation *s, const RestoreOptions *o, BackupEntry **out, DrError *err)
+{
+	for (;;)
+	{
+		BackupEntry *e;
+		DrError		why;
+
+		if (!choose_backup(s, o, out, err) ||
+			!restore_prepare(&s->restore, &s->repo, s->sysid, *out, o->pgdata, err))
+			return false;
+		if (check_packs(s, &why))
+			return true;
+		if (why.code != DR_DAMAGED || o->backup != NULL)
+		{
+			*err = why;
+			return false;
+		}
+		e = *out;
+		e->sound = false;
+		e->error = why;
+		report_warning("backup %s can't be used: %s", e->id, why.message);
+		restore_free(&s->restore);
+	}
+}
+
 /* ---- how far recovery can come ---- */
 
 static bool
@@ -287,12 +376,6 @@ typedef struct Check
 	pthread_mutex_t lock;
 	DrError		why;			/* of that one */
 } Check;
-
-static int
-compare_names(const void *a, const void *b)
-{
-	return strcmp(*(char *const *) a, *(char *const *) b);
-}
 
 /* Size as listed; false for one that only the tail has, which was opened already. */
 static bool
@@ -428,12 +511,11 @@ situation_make(Situation *s, const RestoreOptions *o, DrError *err)
 		return false;
 	warn_of_incomplete(s);
 	if (!choose_history(s, o, err) ||
-		!choose_backup(s, o, &backup, err) ||
+		!choose_whole_backup(s, o, &backup, err) ||
 		!look_at_tail(s, &backup->info, &o->target, err) ||
 		!plan_make(&s->plan, &backup->info, &s->history, &s->wal, &o->target, err) ||
 		!check_tail(s, &o->target, err) ||
-		!check_wal(s, &o->target, err) ||
-		!restore_prepare(&s->restore, &s->repo, s->sysid, backup, o->pgdata, err))
+		!check_wal(s, &o->target, err))
 		return false;
 	s->restore.jobs = o->jobs;
 	s->restore.delta = o->delta;

@@ -118,6 +118,55 @@ extern void dr_forget_objects(const char *repository, List *names);
 extern bool dr_expired_backup(const char *repository, const char *id, bool left);
 extern void dr_forget_wal(const char *repository, const char *first, const char *last);
 
+/* ---- verification (catalogue_verify.c) ---- */
+
+/* Lines of objects for the program: each a JSON array of name, size, SHA-256 or null, proven. */
+typedef void (*DrKnownSink) (void *arg, const char *json);
+
+/*
+ * What the catalogue knows of this cluster's complete backups and WAL.  Proven:
+ * found sound, to this depth or a deeper one, within max_age (NULL: none is).
+ */
+extern void dr_known_objects(const char *repository, const char *depth, const Interval *max_age, DrKnownSink sink,
+							 void *arg);
+
+typedef struct DrVerification
+{
+	const char *id;
+	const char *repository;
+	const char *backup;
+	const char *depth;
+	const char *requested_by;
+	TimestampTz started_at;
+	int64		backups;
+	int64		objects;
+	int64		bytes_read;
+	int64		bytes_skipped;
+	int64		findings;
+	const char *verdict;		/* NULL: it has just begun */
+} DrVerification;
+
+typedef struct DrVerifyFinding
+{
+	const char *object;
+	const char *problem;
+	List	   *backups;		/* texts */
+	List	   *files;
+	const char *severity;
+	const char *hint;
+} DrVerifyFinding;
+
+extern Datum dr_text_array(List *texts);
+extern void dr_begin_verification(const DrVerification *v);
+extern void dr_insert_finding(const DrVerification *v, const DrVerifyFinding *finding, int64 number);
+extern void dr_finish_verification(const DrVerification *v);
+
+/* Objects that were found sound just now, by their names; or bad. */
+extern void dr_verified_objects(const DrVerification *v, List *names, bool sound);
+
+/* A backup was found sound, or not. */
+extern void dr_verified_backup(const DrVerification *v, const char *id, bool sound, const char *error);
+
 /* WAL objects that had another size when they were stored. */
 extern List *dr_resized_segments(const char *repository, MemoryContext context);
 

@@ -17,6 +17,11 @@
 #include "utils/timestamp.h"
 
 #include "catalog/storage_xlog.h"
+#if PG_VERSION_NUM >= 160000
+#include "utils/relfilenumbermap.h"
+#else
+#include "utils/relfilenodemap.h"
+#endif
 #include "replication/slot.h"
 
 #if PG_VERSION_NUM >= 160000
@@ -164,6 +169,17 @@ typedef RelFileNode DrLocator;
 #define DR_PARSED_LOCATORS(parsed)	((parsed)->xnodes)
 #define DR_SMGR_LOCATOR(record)		(&(record)->rnode)
 #endif
+
+/* The relation of this database, or a shared one, that has this file; 16 renamed the function. */
+static inline Oid
+dr_relation_of_file(Oid tablespace, Oid file)
+{
+#if PG_VERSION_NUM >= 160000
+	return RelidByRelfilenumber(tablespace, file);
+#else
+	return RelidByRelfilenode(tablespace, file);
+#endif
+}
 
 /* 17 and later have wal_level in checkpoints and their like. */
 #define DR_WAL_LEVEL_IN_CHECKPOINTS	(PG_VERSION_NUM >= 170000)

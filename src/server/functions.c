@@ -407,11 +407,11 @@ dr_cancel(PG_FUNCTION_ARGS)
 	char	   *id = text_to_cstring(PG_GETARG_TEXT_PP(0));
 
 	dr_require_shmem();
-	if (!dr_job_cancel(id))
+	if (!dr_job_cancel(id) && !dr_task_cancel(id))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("backup \"%s\" is not running", id),
-				 errhint("View dr_progress lists the backups that are.")));
+				 errhint("View dr_progress lists what is.")));
 	PG_RETURN_VOID();
 }
 

@@ -64,6 +64,26 @@ put_job(ReturnSetInfo *rsinfo, const DrJob *job)
 	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 }
 
+static void
+put_task(ReturnSetInfo *rsinfo, const DrTask *task)
+{
+	DrJob	   *job = palloc0(sizeof(DrJob));
+
+	strlcpy(job->id, task->id, sizeof(job->id));
+	strlcpy(job->kind, task->kind, sizeof(job->kind));
+	job->has_label = task->what[0] != '\0';
+	strlcpy(job->label, task->what, sizeof(job->label));
+	strlcpy(job->phase, task->phase, sizeof(job->phase));
+	strlcpy(job->requested_by, task->requested_by, sizeof(job->requested_by));
+	job->caller_pid = task->pid;
+	job->started_at = task->started_at;
+	job->bytes_done = task->bytes_done;
+	job->bytes_total = task->bytes_total;
+	job->files_done = task->files_done;
+	job->cancel_requested = task->cancel_requested;
+	put_job(rsinfo, job);
+}
+
 Datum
 dr_jobs_running(PG_FUNCTION_ARGS)
 {
@@ -76,6 +96,14 @@ dr_jobs_running(PG_FUNCTION_ARGS)
 		dr_job_read(i, job);
 		if (job->state == DR_JOB_REQUESTED || job->state == DR_JOB_RUNNING)
 			put_job((ReturnSetInfo *) fcinfo->resultinfo, job);
+	}
+	for (int i = 0; i < DR_MAX_TASKS; i++)
+	{
+		DrTask		task;
+
+		dr_task_read(i, &task);
+		if (task.pid != 0)
+			put_task((ReturnSetInfo *) fcinfo->resultinfo, &task);
 	}
 	return (Datum) 0;
 }

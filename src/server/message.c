@@ -296,6 +296,27 @@ dr_event_int(const DrEvent *event, const char *key)
 	return number;
 }
 
+List *
+dr_event_texts(const DrEvent *event, const char *key)
+{
+	MemoryContext caller = MemoryContextSwitchTo(event->context);
+	JsonbValue *value = get_value(event, key);
+	List	   *texts = NIL;
+
+	if (value == NULL || value->type != jbvBinary || !JsonContainerIsArray(value->val.binary.data))
+		wrong_value(event, key);
+	for (uint32 i = 0; i < JsonContainerSize(value->val.binary.data); i++)
+	{
+		JsonbValue *element = getIthJsonbValueFromContainer(value->val.binary.data, i);
+
+		if (element->type != jbvString)
+			wrong_value(event, key);
+		texts = lappend(texts, pnstrdup(element->val.string.val, element->val.string.len));
+	}
+	MemoryContextSwitchTo(caller);
+	return texts;
+}
+
 TimestampTz
 dr_event_time(const DrEvent *event, const char *key)
 {

@@ -54,6 +54,7 @@ extern bool dr_event_is(const DrEvent *event, const char *name);
 /* Each raises an ERROR when the value has the wrong type or, if required, is not there. */
 extern char *dr_event_text(const DrEvent *event, const char *key, bool required);
 extern TimestampTz dr_event_time(const DrEvent *event, const char *key);	/* microseconds since 1970; 0 stays 0 */
+extern List *dr_event_texts(const DrEvent *event, const char *key);
 extern int64 dr_event_int(const DrEvent *event, const char *key);	/* never negative */
 extern bool dr_event_bool(const DrEvent *event, const char *key);	/* not there: false */
 extern XLogRecPtr dr_event_lsn(const DrEvent *event, const char *key);

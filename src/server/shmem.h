@@ -249,12 +249,34 @@ typedef enum DrHousekeeping
 	DR_HOUSEKEEPING_FAILED
 } DrHousekeeping;
 
+/*
+ * Something long that a session does itself: a verification, a check of pages.
+ * Whoever has no slot does it all the same, unseen.
+ */
+#define DR_MAX_TASKS	8
+
+typedef struct DrTask
+{
+	int			pid;			/* 0: the slot is free */
+	char		id[PGDR_BACKUP_ID_MAX + 1];
+	char		kind[DR_KIND_MAX + 1];
+	char		what[DR_LABEL_MAX + 1];
+	char		requested_by[NAMEDATALEN];
+	TimestampTz started_at;
+	char		phase[DR_PHASE_MAX + 1];
+	int64		bytes_done;
+	int64		bytes_total;
+	int64		files_done;
+	bool		cancel_requested;
+} DrTask;
+
 typedef struct DrShared
 {
 	LWLock	   *lock;
 	Latch	   *launcher_latch;
 	uint64		jobs_made;
 	DrJob		jobs[DR_MAX_JOBS];
+	DrTask		tasks[DR_MAX_TASKS];
 
 	DrArchiver	archiver;
 	DrTail		tail;
@@ -328,6 +350,16 @@ extern bool dr_job_is_known(const char *id);
 
 /* The backups that are at work: room for DR_MAX_JOBS ids. */
 extern int	dr_jobs_at_work(char (*ids)[PGDR_BACKUP_ID_MAX + 1]);
+
+/*
+ * Tasks (task.c).  begin makes the id and remembers the slot; end is to be called
+ * on every way out.
+ */
+extern int	dr_task_begin(DrTask *task, const char *kind, const char *what);	/* -1: no slot was free */
+extern void dr_task_progress(int slot, const char *phase, int64 bytes_done, int64 bytes_total, int64 files_done);
+extern void dr_task_read(int slot, DrTask *copy);
+extern bool dr_task_cancel(const char *id);
+extern void dr_task_end(int slot);
 
 /* The archiver's part. */
 extern void dr_note_archived(const DrSegment *segment);
