@@ -10,11 +10,12 @@ ORDER BY pg_describe_object(classid, objid, 0) COLLATE "C";
 SELECT c.oid::regclass FROM pg_class AS c
 WHERE relnamespace = 'dr'::regnamespace AND relkind = 'r' AND obj_description(c.oid, 'pg_class') IS NULL;
 SELECT attrelid::regclass, attname FROM pg_attribute
-WHERE attrelid IN ('dr.backup'::regclass, 'dr.object'::regclass, 'dr.wal_segment'::regclass, 'dr.corrupt_page'::regclass)
+WHERE attrelid IN ('dr.backup'::regclass, 'dr.object'::regclass, 'dr.wal_segment'::regclass, 'dr.corrupt_page'::regclass,
+		'dr.drill'::regclass, 'dr.drill_check'::regclass, 'dr.objective'::regclass, 'dr.heartbeat'::regclass)
 	AND attnum > 0 AND col_description(attrelid, attnum) IS NULL;
 SELECT proname FROM pg_proc WHERE proname ~ '^dr_' AND obj_description(oid, 'pg_proc') IS NULL;
--- pg_dump leaves the catalogue's rows alone
-SELECT extconfig FROM pg_extension WHERE extname = 'pg_dr';
+-- pg_dump leaves the catalogue's rows alone, and takes what the DBA wrote
+SELECT extconfig::regclass[] FROM pg_extension WHERE extname = 'pg_dr';
 -- it can go and come back, to any schema
 DROP EXTENSION pg_dr;
 SELECT to_regnamespace('dr'), to_regproc('dr_backup');

@@ -41,5 +41,8 @@ ALTER SYSTEM SET pg_dr.retention = 'daily 1,';
 ALTER SYSTEM SET pg_dr.retention = 'daily 1000000';
 ALTER SYSTEM SET pg_dr.retention = 'hourly 1';
 ALTER SYSTEM SET pg_dr.expire_grace = -1;
+ALTER SYSTEM SET pg_dr.drill_directory = 'drills';
+ALTER SYSTEM SET pg_dr.drill_memory = '1MB';
+ALTER SYSTEM SET pg_dr.drill_max_size = '10GB';
 ALTER SYSTEM SET pg_dr.debug_hold_at = 'nowhere';
 ALTER SYSTEM RESET ALL;

@@ -212,6 +212,108 @@ COMMENT ON COLUMN dr.finding.severity IS 'error: a restore needs it; warning: da
 COMMENT ON COLUMN dr.finding.hint IS 'what to do about it';
 
 --
+-- Drills.  What the DBA wants of them is his own, and dumped.
+--
+CREATE TABLE dr.drill (
+	id text PRIMARY KEY,
+	repository text NOT NULL,
+	scenario text NOT NULL CHECK (scenario IN ('latest', 'point_in_time', 'second_repository')),
+	backup text,
+	target text,
+	status text NOT NULL CHECK (status IN ('running', 'passed', 'missed objective', 'failed', 'cancelled', 'interrupted')),
+	requested_by text,
+	started_at timestamptz NOT NULL,
+	ended_at timestamptz,
+	restore_time interval,
+	recovery_time interval,
+	start_time interval,
+	checks_time interval,
+	stop_time interval,
+	remove_time interval,
+	rto interval,
+	rpo interval,
+	rto_objective interval,
+	rpo_objective interval,
+	rto_met boolean,
+	rpo_met boolean,
+	recovery_point timestamptz,
+	reached_lsn pg_lsn,
+	bytes bigint,
+	wal_bytes bigint,
+	checks jsonb,
+	directory text NOT NULL,
+	kept text,
+	error text
+);
+COMMENT ON TABLE dr.drill IS 'drills: one row each, from the moment the worker starts';
+COMMENT ON COLUMN dr.drill.id IS 'name of the drill';
+COMMENT ON COLUMN dr.drill.repository IS 'name of the repository in pg_dr.repositories';
+COMMENT ON COLUMN dr.drill.scenario IS 'latest (the server is lost), point_in_time (damage is noticed late), second_repository (not yet)';
+COMMENT ON COLUMN dr.drill.backup IS 'backup that was restored; before that, the one that was asked for';
+COMMENT ON COLUMN dr.drill.target IS 'where recovery was to end; null: at the end of the WAL in the repository';
+COMMENT ON COLUMN dr.drill.status IS 'running, passed, missed objective, failed, cancelled, interrupted (the worker or server died)';
+COMMENT ON COLUMN dr.drill.requested_by IS 'role that called dr_drill';
+COMMENT ON COLUMN dr.drill.started_at IS 'when the worker started';
+COMMENT ON COLUMN dr.drill.ended_at IS 'when nothing of it was left';
+COMMENT ON COLUMN dr.drill.restore_time IS 'from the beginning until every file was there';
+COMMENT ON COLUMN dr.drill.recovery_time IS 'from then until the WAL was replayed';
+COMMENT ON COLUMN dr.drill.start_time IS 'from then until the server took queries';
+COMMENT ON COLUMN dr.drill.checks_time IS 'what the checks took; not a part of rto';
+COMMENT ON COLUMN dr.drill.stop_time IS 'what stopping the server took';
+COMMENT ON COLUMN dr.drill.remove_time IS 'what removing it all took';
+COMMENT ON COLUMN dr.drill.rto IS 'recovery time: restore_time, recovery_time and start_time together';
+COMMENT ON COLUMN dr.drill.rpo IS 'what a disaster at started_at would have lost: 0 when recovery came to what the server had flushed then, else the time since recovery_point';
+COMMENT ON COLUMN dr.drill.rto_objective IS 'objective for rto when the drill ran';
+COMMENT ON COLUMN dr.drill.rpo_objective IS 'objective for rpo when the drill ran';
+COMMENT ON COLUMN dr.drill.rto_met IS 'whether it was met';
+COMMENT ON COLUMN dr.drill.rpo_met IS 'whether it was met';
+COMMENT ON COLUMN dr.drill.recovery_point IS 'the newest commit or heartbeat that came back';
+COMMENT ON COLUMN dr.drill.reached_lsn IS 'where recovery ended';
+COMMENT ON COLUMN dr.drill.bytes IS 'bytes of the restored files';
+COMMENT ON COLUMN dr.drill.wal_bytes IS 'bytes of the WAL behind the backup''s start, up to the target';
+COMMENT ON COLUMN dr.drill.checks IS 'what was checked: name, verdict (ok, failed, skipped), detail, ms (what it took)';
+COMMENT ON COLUMN dr.drill.directory IS 'pg_dr.drill_directory when the drill ran';
+COMMENT ON COLUMN dr.drill.kept IS 'the sandbox, when it was to be kept';
+COMMENT ON COLUMN dr.drill.error IS 'why it has not passed';
+
+CREATE TABLE dr.drill_check (
+	name text PRIMARY KEY CHECK (length(name) BETWEEN 1 AND 100),
+	database text NOT NULL,
+	sql text NOT NULL,
+	expected text,
+	scenario text CHECK (scenario IN ('latest', 'point_in_time', 'second_repository')),
+	enabled boolean NOT NULL DEFAULT true
+);
+COMMENT ON TABLE dr.drill_check IS 'what every drill asks the restored server, as a superuser there; write access is for superusers only';
+COMMENT ON COLUMN dr.drill_check.name IS 'name of the check';
+COMMENT ON COLUMN dr.drill_check.database IS 'database in which it is asked';
+COMMENT ON COLUMN dr.drill_check.sql IS 'a statement that returns one row';
+COMMENT ON COLUMN dr.drill_check.expected IS 'what the first column of it must be, as text; null: null';
+COMMENT ON COLUMN dr.drill_check.scenario IS 'drills of which scenario ask it; null: of every one';
+COMMENT ON COLUMN dr.drill_check.enabled IS 'whether it is asked at all';
+
+CREATE TABLE dr.objective (
+	scenario text PRIMARY KEY CHECK (scenario IN ('latest', 'point_in_time', 'second_repository')),
+	rto interval CHECK (rto > interval '0'),
+	rpo interval CHECK (rpo > interval '0')
+);
+COMMENT ON TABLE dr.objective IS 'what a drill must not exceed; see dr_set_objective()';
+COMMENT ON COLUMN dr.objective.scenario IS 'scenario of the drill';
+COMMENT ON COLUMN dr.objective.rto IS 'longest recovery time; null: any';
+COMMENT ON COLUMN dr.objective.rpo IS 'longest time of which commits may be lost; null: any';
+
+CREATE TABLE dr.heartbeat (
+	single boolean PRIMARY KEY DEFAULT true CHECK (single),
+	at timestamptz NOT NULL
+);
+COMMENT ON TABLE dr.heartbeat IS 'one row, written about once a minute while the cluster is written to: its age in a restored cluster is what was lost';
+COMMENT ON COLUMN dr.heartbeat.single IS 'true';
+COMMENT ON COLUMN dr.heartbeat.at IS 'when it was written last';
+
+SELECT pg_extension_config_dump('dr.drill_check', '');
+SELECT pg_extension_config_dump('dr.objective', '');
+
+--
 -- What a DBA calls
 --
 CREATE FUNCTION @extschema@.dr_backup(kind text DEFAULT 'incremental', label text DEFAULT NULL,
@@ -225,7 +327,7 @@ CREATE FUNCTION @extschema@.dr_cancel(backup text)
 RETURNS void
 AS 'MODULE_PATHNAME', 'dr_cancel'
 LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
-COMMENT ON FUNCTION @extschema@.dr_cancel(text) IS 'stop a running backup';
+COMMENT ON FUNCTION @extschema@.dr_cancel(text) IS 'stop a running backup or drill';
 
 CREATE FUNCTION @extschema@.dr_check(OUT name text, OUT status text, OUT detail text, OUT hint text)
 RETURNS SETOF record
@@ -275,6 +377,182 @@ LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION @extschema@.dr_adopt() IS 'let this copy of the cluster write to the repository from now on';
 
 --
+-- Drills
+--
+-- It returns the row, which belongs to the extension's owner.
+CREATE FUNCTION @extschema@.dr_drill(backup text DEFAULT 'latest', target_time timestamptz DEFAULT NULL,
+	scenario text DEFAULT 'latest', keep boolean DEFAULT false, amcheck boolean DEFAULT true, wait boolean DEFAULT true)
+RETURNS SETOF dr.drill
+AS 'MODULE_PATHNAME', 'dr_drill'
+LANGUAGE C VOLATILE ROWS 1 PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION @extschema@.dr_drill(text, timestamptz, text, boolean, boolean, boolean) IS 'restore a backup in a sandbox, recover, start and check it, measure RTO and RPO, remove it; returns the drill''s row';
+
+CREATE FUNCTION @extschema@.dr_set_objective(scenario text, rto interval, rpo interval)
+RETURNS void
+AS $$
+	DELETE FROM dr.objective AS o WHERE o.scenario = dr_set_objective.scenario;
+	INSERT INTO dr.objective SELECT dr_set_objective.scenario, dr_set_objective.rto, dr_set_objective.rpo
+	WHERE dr_set_objective.rto IS NOT NULL OR dr_set_objective.rpo IS NOT NULL;
+$$
+LANGUAGE SQL VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION @extschema@.dr_set_objective(text, interval, interval) IS 'what drills of a scenario must not exceed; null: any';
+
+--
+-- What is scheduled: an ERROR when all is not well, so that whoever runs it sees that
+--
+CREATE FUNCTION dr.run_backup(kind text DEFAULT 'incremental')
+RETURNS text
+AS $$
+DECLARE
+	made text := @extschema@.dr_backup(kind);
+	state text;
+BEGIN
+	SELECT b.status INTO state FROM dr.backup AS b WHERE b.id = made;
+	IF state IS DISTINCT FROM 'completed' THEN
+		RAISE EXCEPTION 'backup % is %', made, coalesce(state, 'not in the catalogue')
+			USING ERRCODE = 'data_corrupted', HINT = 'See table dr.corrupt_page.';
+	END IF;
+	RETURN made;
+END $$
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION dr.run_backup(text) IS 'dr_backup(), as a job: an ERROR unless it completes without corrupt pages';
+
+CREATE FUNCTION dr.run_verification(backup text DEFAULT 'all', depth text DEFAULT 'objects', max_age interval DEFAULT '30 days')
+RETURNS void
+AS $$
+DECLARE
+	findings bigint;
+	first text;
+BEGIN
+	SELECT count(*), min(format('%s: %s', v.object, v.problem)) INTO findings, first
+	FROM @extschema@.dr_verify(backup, depth, max_age) AS v WHERE v.severity <> 'notice';
+	IF findings > 0 THEN
+		RAISE EXCEPTION 'verification (%) found % problems', backup, findings
+			USING ERRCODE = 'data_corrupted', DETAIL = first, HINT = 'Call dr_verify() for all of them.';
+	END IF;
+END $$
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION dr.run_verification(text, text, interval) IS 'dr_verify(), as a job: an ERROR when it finds anything worth more than a notice';
+
+CREATE FUNCTION dr.run_drill(backup text DEFAULT 'latest', target_time timestamptz DEFAULT NULL, scenario text DEFAULT 'latest')
+RETURNS text
+AS $$
+DECLARE
+	d dr.drill;
+BEGIN
+	SELECT * INTO d FROM @extschema@.dr_drill(backup, target_time, scenario);
+	IF d.status <> 'passed' THEN
+		RAISE EXCEPTION 'drill % %: %', d.id, d.status, d.error
+			USING ERRCODE = 'data_corrupted', HINT = 'See view dr_drills.';
+	END IF;
+	RETURN d.id;
+END $$
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION dr.run_drill(text, timestamptz, text) IS 'dr_drill(), as a job: an ERROR unless it passes';
+
+-- While a backup runs nothing is removed; it is waited for, an hour at most.
+CREATE FUNCTION dr.run_expiry()
+RETURNS bigint
+AS $$
+DECLARE
+	until timestamptz := clock_timestamp() + interval '1 hour';
+	removed bigint;
+	stuck bigint;
+	busy boolean;
+	first text;
+BEGIN
+	LOOP
+		SELECT count(*) FILTER (WHERE e.what ~ '^remove'), count(*) FILTER (WHERE e.what = 'could not remove'),
+			coalesce(bool_and(e.reason ~ 'backup is running') FILTER (WHERE e.what = 'could not remove'), false),
+			min(e.name || ': ' || e.reason) FILTER (WHERE e.what = 'could not remove')
+		INTO removed, stuck, busy, first FROM @extschema@.dr_expire(false) AS e;
+		EXIT WHEN NOT busy OR clock_timestamp() > until;
+		PERFORM pg_sleep(5);
+	END LOOP;
+	IF stuck > 0 THEN
+		RAISE EXCEPTION 'retention could not remove % objects', stuck USING ERRCODE = 'io_error', DETAIL = first;
+	END IF;
+	RETURN removed;
+END $$
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION dr.run_expiry() IS 'dr_expire(false), as a job: an ERROR when something could not be removed';
+
+-- Whoever schedules it must be allowed to call what the jobs call: they run as he.
+CREATE FUNCTION dr.plan(plan text)
+RETURNS TABLE (job text, schedule text, command text)
+AS $$
+BEGIN
+	IF plan IS NULL OR plan NOT IN ('standard', 'nightly') THEN
+		RAISE EXCEPTION '"%" is not a plan', plan
+			USING ERRCODE = 'invalid_parameter_value', HINT = 'A plan is "standard" (incremental backups every 15 minutes) or "nightly" (one full backup a day).';
+	END IF;
+	RETURN QUERY
+		SELECT v.job, v.schedule, v.command
+		FROM (VALUES
+			('standard', 'pg_dr incremental', '*/15 * * * *', $sql$SELECT dr.run_backup('incremental')$sql$),
+			('nightly', 'pg_dr full', '15 1 * * *', $sql$SELECT dr.run_backup('full')$sql$),
+			('', 'pg_dr verification', '20 3 * * *', 'SELECT dr.run_verification()'),
+			('', 'pg_dr drill', '20 4 * * 0', 'SELECT dr.run_drill()'),
+			('', 'pg_dr expiry', '50 5 * * *', 'SELECT dr.run_expiry()')) AS v(only_in, job, schedule, command)
+		WHERE v.only_in IN ('', plan);
+END $$
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION dr.plan(text) IS 'the jobs of a plan, for pg_cron or any other scheduler';
+
+CREATE FUNCTION dr.require_pg_cron(plan text)
+RETURNS void
+AS $$
+BEGIN
+	IF EXISTS (SELECT 1 FROM pg_extension WHERE extname = 'pg_cron') THEN
+		RETURN;
+	END IF;
+	RAISE EXCEPTION 'extension pg_cron is not installed in database "%"', current_database()
+		USING ERRCODE = 'undefined_object',
+			DETAIL = (SELECT 'Any other scheduler will do: ' || string_agg(format('%s  %s;', p.schedule, p.command), '  |  ')
+					  FROM dr.plan(plan) AS p),
+			HINT = 'Add pg_cron to shared_preload_libraries, set cron.database_name to this database, restart the server, and run CREATE EXTENSION pg_cron.';
+END $$
+LANGUAGE plpgsql STABLE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION dr.require_pg_cron(text) IS 'an ERROR, with what to schedule elsewhere, unless pg_cron is there';
+
+CREATE FUNCTION @extschema@.dr_unschedule()
+RETURNS TABLE (job text, schedule text, command text)
+AS $$
+BEGIN
+	PERFORM dr.require_pg_cron('standard');
+	RETURN QUERY EXECUTE
+		'WITH mine AS MATERIALIZED (SELECT j.jobid, j.jobname::text AS name, j.schedule, j.command FROM cron.job AS j
+				WHERE j.jobname LIKE ''pg\_dr %'' AND j.username = current_user::text)
+		 SELECT m.name, m.schedule, m.command FROM mine AS m WHERE cron.unschedule(m.jobid) ORDER BY m.jobid';
+END $$
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION @extschema@.dr_unschedule() IS 'take the jobs of dr_schedule() out of pg_cron; returns them';
+
+CREATE FUNCTION @extschema@.dr_schedule(plan text DEFAULT 'standard', drill boolean DEFAULT true)
+RETURNS TABLE (job text, schedule text, command text)
+AS $$
+#variable_conflict use_column
+BEGIN
+	PERFORM dr.require_pg_cron(plan);
+	PERFORM * FROM @extschema@.dr_unschedule();
+	RETURN QUERY EXECUTE
+		'SELECT p.job, p.schedule, p.command FROM dr.plan($1) AS p
+		 WHERE ($2 OR p.job <> ''pg_dr drill'') AND cron.schedule(p.job, p.schedule, p.command) > 0' USING plan, drill;
+END $$
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION @extschema@.dr_schedule(text, boolean) IS 'schedule backups, verification, drills and retention with pg_cron, in place of what was scheduled so before; returns the jobs';
+
+--
 -- What the views read
 --
 CREATE FUNCTION dr.jobs(OUT backup text, OUT kind text, OUT label text, OUT phase text,
@@ -285,6 +563,7 @@ RETURNS SETOF record
 AS 'MODULE_PATHNAME', 'dr_jobs_running'
 LANGUAGE C VOLATILE PARALLEL SAFE;
 COMMENT ON FUNCTION dr.jobs() IS 'running backups, verifications and checks of pages, from shared memory';
+COMMENT ON FUNCTION dr.jobs() IS 'running backups and drills, from shared memory';
 
 CREATE FUNCTION dr.recent_segments(OUT repository text, OUT timeline bigint, OUT name text,
 	OUT object text, OUT size bigint, OUT sha256 bytea, OUT archived_at timestamptz, OUT ended_at timestamptz)
@@ -356,7 +635,18 @@ CREATE VIEW @extschema@.dr_progress AS
 		CASE WHEN bytes_total > 0 THEN round(100.0 * least(bytes_done, bytes_total) / bytes_total, 1) END AS percent,
 		files_done, files_total, bytes_stored, cancel_requested
 	FROM dr.jobs();
-COMMENT ON VIEW @extschema@.dr_progress IS 'the backups, verifications and checks of pages that are running';
+COMMENT ON VIEW @extschema@.dr_progress IS 'the backups, drills, verifications and checks of pages that are running';
+
+CREATE VIEW @extschema@.dr_drills AS
+	SELECT id, repository, scenario, backup, target, status, requested_by, started_at, ended_at, rto, rto_objective, rto_met,
+		rpo, rpo_objective, rpo_met, restore_time, recovery_time, start_time, checks_time, stop_time, remove_time,
+		recovery_point, reached_lsn, bytes, wal_bytes,
+		(bytes / nullif(extract(epoch FROM restore_time), 0))::bigint AS restore_rate,
+		(wal_bytes / nullif(extract(epoch FROM recovery_time), 0))::bigint AS recovery_rate,
+		checks, kept, error
+	FROM dr.drill
+	ORDER BY started_at, id;
+COMMENT ON VIEW @extschema@.dr_drills IS 'the drills, oldest first; rates are in bytes per second';
 
 CREATE VIEW @extschema@.dr_wal_files AS
 	SELECT repository, timeline, name AS file, object, size, sha256, archived_at, ended_at, problem
@@ -438,6 +728,21 @@ LANGUAGE SQL STABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp;
 COMMENT ON FUNCTION @extschema@.dr_can_recover(timestamptz) IS 'can the cluster be recovered to this moment? with which backup, or why not';
 
+-- What the last drill measured, and what would be lost now: what the shipped WAL does not hold yet.
+CREATE VIEW dr.objective_state AS
+	SELECT o.scenario, coalesce(d.rto > o.rto, false) AS rto_missed, coalesce(p.lost > o.rpo OR d.rpo > o.rpo, false) AS rpo_missed,
+		(o.rto IS NOT NULL AND d.rto IS NULL) OR (o.rpo IS NOT NULL AND p.lost IS NULL AND d.rpo IS NULL) AS rpo_unknown,
+		concat_ws(', ', o.scenario,
+			'RTO ' || coalesce(date_trunc('milliseconds', d.rto)::text, 'not measured') || ' of ' || o.rto,
+			'RPO ' || coalesce(date_trunc('milliseconds', coalesce(p.lost, d.rpo))::text, 'not measured') || ' of ' || o.rpo) AS detail
+	FROM dr.objective AS o
+		LEFT JOIN LATERAL (SELECT rto, rpo FROM dr.drill AS d
+						   WHERE d.scenario = o.scenario AND d.status IN ('passed', 'missed objective')
+						   ORDER BY d.ended_at DESC LIMIT 1) AS d ON true
+		LEFT JOIN LATERAL (SELECT coalesce(now() - t.waiting_since, interval '0') AS lost FROM dr.tail() AS t
+						   WHERE t.state = 'streaming' AND o.scenario = 'latest') AS p ON true;
+COMMENT ON VIEW dr.objective_state IS 'the objectives, and how they stand';
+
 -- Without a promise to hold it against, a week without a backup is worth a warning.
 CREATE VIEW @extschema@.dr_status AS
 	SELECT 'backup' AS concern,
@@ -464,6 +769,44 @@ CREATE VIEW @extschema@.dr_status AS
 		CASE WHEN count(*) = 0 THEN 'Call dr_check().' ELSE string_agg(DISTINCT hint, ' ') FILTER (WHERE status <> 'ok') END
 	FROM dr.probe
 	UNION ALL
+	SELECT 'verification',
+		CASE WHEN v.verdict = 'unsound' THEN 'critical'
+			WHEN v.id IS NULL OR v.verdict <> 'sound' OR v.ended_at < now() - interval '7 days' OR o.stale > 0 THEN 'warning'
+			ELSE 'ok' END,
+		CASE WHEN v.id IS NULL THEN 'nothing has been verified'
+			ELSE format('last verification: %s to depth %s, %s, %s ago', v.backup, v.depth, v.verdict, date_trunc('second', now() - v.ended_at)) END
+			|| CASE WHEN o.stale > 0 THEN format('; %s of %s objects of backups were not verified in the last 35 days', o.stale, o.objects) ELSE '' END,
+		CASE WHEN v.verdict <> 'sound' THEN 'See table dr.finding.'
+			WHEN v.id IS NULL OR v.ended_at < now() - interval '7 days' OR o.stale > 0
+			THEN 'Call dr_verify(''all'', max_age => ''30 days''), or schedule it.' END
+	FROM (SELECT count(*) AS objects,
+			count(*) FILTER (WHERE coalesce(verified_at, '-infinity') < now() - interval '35 days'
+							 AND stored_at < now() - interval '2 days') AS stale
+		  FROM dr.object) AS o
+		LEFT JOIN (SELECT id, backup, depth, verdict, ended_at FROM dr.verification
+				   WHERE verdict IS NOT NULL ORDER BY ended_at DESC LIMIT 1) AS v ON true
+	UNION ALL
+	SELECT 'drill',
+		CASE WHEN d.status = 'failed' THEN 'critical'
+			WHEN d.id IS NULL OR d.status <> 'passed' OR d.ended_at < now() - interval '35 days' THEN 'warning'
+			ELSE 'ok' END,
+		CASE WHEN d.id IS NULL THEN 'no backup has been restored to try it'
+			ELSE format('last drill: %s, %s, %s ago%s', d.id, d.status, date_trunc('second', now() - d.ended_at), ': ' || d.error) END,
+		CASE WHEN d.id IS NULL AND current_setting('pg_dr.drill_directory', true) = '' THEN 'Set pg_dr.drill_directory and call dr_drill().'
+			WHEN d.id IS NULL OR d.ended_at < now() - interval '35 days' THEN 'Call dr_drill(), or schedule it.'
+			WHEN d.status <> 'passed' THEN 'See view dr_drills.' END
+	FROM (SELECT 1) AS one
+		LEFT JOIN (SELECT id, status, ended_at, error FROM dr.drill
+				   WHERE status IN ('passed', 'missed objective', 'failed') ORDER BY ended_at DESC LIMIT 1) AS d ON true
+	UNION ALL
+	SELECT 'objective',
+		CASE WHEN bool_or(rto_missed OR rpo_missed) THEN 'critical' WHEN bool_or(rpo_unknown) THEN 'warning' ELSE 'ok' END,
+		coalesce(string_agg(detail, '; ' ORDER BY scenario), 'no objective is set'),
+		CASE WHEN bool_or(rto_missed) THEN 'Recovery takes too long: see view dr_drills for which part of it.'
+			WHEN bool_or(rpo_missed) THEN 'Too much would be lost now: see concerns archiving and recovery_point.'
+			WHEN bool_or(rpo_unknown) THEN 'Call dr_drill().' END
+	FROM dr.objective_state
+	UNION ALL
 	SELECT concern, status, detail, hint FROM dr.state();
 COMMENT ON VIEW @extschema@.dr_status IS 'is the cluster safe? one row per concern, cheap enough for monitoring';
 
@@ -473,12 +816,15 @@ COMMENT ON VIEW @extschema@.dr_status IS 'is the cluster safe? one row per conce
 REVOKE ALL ON FUNCTION @extschema@.dr_backup(text, text, boolean, boolean), @extschema@.dr_cancel(text),
 	@extschema@.dr_check(), @extschema@.dr_sync(), @extschema@.dr_verify(text, text, interval, bigint),
 	@extschema@.dr_check_pages(bigint), @extschema@.dr_expire(boolean),
-	@extschema@.dr_adopt(),
+	@extschema@.dr_adopt(), @extschema@.dr_drill(text, timestamptz, text, boolean, boolean, boolean),
+	@extschema@.dr_set_objective(text, interval, interval), @extschema@.dr_schedule(text, boolean), @extschema@.dr_unschedule(),
+	dr.run_backup(text), dr.run_verification(text, text, interval), dr.run_drill(text, timestamptz, text), dr.run_expiry(),
+	dr.plan(text), dr.require_pg_cron(text),
 	@extschema@.dr_can_recover(timestamptz), dr.jobs(), dr.recent_segments(), dr.state(), dr.timelines(), dr.tail(),
 	dr.change_map(), dr.segment_range(text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION dr.jobs(), dr.recent_segments(), dr.state(), dr.timelines(), dr.tail(), dr.change_map(), dr.segment_range(text),
 	@extschema@.dr_can_recover(timestamptz), @extschema@.dr_check() TO pg_monitor;
 GRANT USAGE ON SCHEMA dr TO pg_monitor;
-GRANT SELECT ON dr.backup, dr.object, dr.wal_segment, dr.corrupt_page, dr.probe, dr.verification, dr.finding,
-	dr.wal_coverage, @extschema@.dr_backups, @extschema@.dr_progress, @extschema@.dr_wal, @extschema@.dr_wal_files,
+GRANT SELECT ON dr.backup, dr.object, dr.wal_segment, dr.corrupt_page, dr.probe, dr.verification, dr.finding, dr.drill, dr.objective, dr.heartbeat, dr.objective_state,
+	@extschema@.dr_drills, dr.wal_coverage, @extschema@.dr_backups, @extschema@.dr_progress, @extschema@.dr_wal, @extschema@.dr_wal_files,
 	@extschema@.dr_recovery_windows, @extschema@.dr_status TO pg_monitor;

@@ -65,6 +65,15 @@
 	X("restore.control", "restore: pg_control is written, directory not yet synced") \
 	X("delta.unstartable", "restore --delta: pg_control is gone, everything else as it was") \
 	X("delta.cleared", "restore --delta: what is not in the backup is removed, nothing written yet") \
+	X("drill.row", "drill worker: row written, child not yet started") \
+	X("drill.planned", "child: the sandbox is there, nothing is restored yet") \
+	X("drill.restored", "child: every file is there, no server yet") \
+	X("drill.started", "child: the sandbox's server is started, and recovers") \
+	X("drill.ready", "child: the sandbox's server has recovered") \
+	X("drill.checked", "child: everything has been asked, the server runs still") \
+	X("drill.stopped", "child: the sandbox's server has stopped") \
+	X("drill.removed", "child: the sandbox is gone, the module not yet told") \
+	X("drill.done", "drill worker: child is done, row not yet final") \
 	X("walget.fetched", "wal-get: segment fetched, not yet renamed into place")
 
 #endif							/* PGDR_PROTOCOL_H */

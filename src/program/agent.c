@@ -37,6 +37,8 @@ static const struct
 	{"check_pages", agent_check_pages, true},
 	{"tail", agent_tail, true},
 	{"expire", agent_expire, true},
+	{"drill", agent_drill, true},
+	{"sweep", agent_sweep, false},
 };
 
 /* ---- out ---- */

@@ -16,6 +16,7 @@
 #include "flow/repository.h"
 #include "flow/tail.h"
 #include "flow/verify.h"
+#include "program/access.h"
 
 typedef struct Agent
 {
@@ -39,6 +40,7 @@ typedef struct Agent
 	char		system_identifier[21];
 	uint32		wal_segment_size;
 	char	   *data_directory;
+	Access		access;			/* for ops that open it anew, and for other programs */
 	int			jobs;
 	int			level;
 	uint64		max_rate;
@@ -87,6 +89,8 @@ extern bool agent_sync(Agent *a, json_t *request, DrError *err);
 extern bool agent_tail(Agent *a, json_t *request, DrError *err);
 extern bool agent_backup(Agent *a, json_t *request, DrError *err);
 extern bool agent_expire(Agent *a, json_t *request, DrError *err);
+extern bool agent_drill(Agent *a, json_t *request, DrError *err);
+extern bool agent_sweep(Agent *a, json_t *request, DrError *err);
 
 /* pg_dr agent */
 extern int	agent_main(int argc, char **argv);

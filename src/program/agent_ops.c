@@ -115,6 +115,8 @@ agent_open(Agent *a, json_t *request, DrError *err)
 	}
 	strlcpy(a->system_identifier, sysid, sizeof(a->system_identifier));
 	a->data_directory = pg_strdup(data_directory);
+	a->access = (Access) {pg_strdup(access.url), pg_strdup(access.key_file),
+	access.credentials_file ? pg_strdup(access.credentials_file) : NULL, a->system_identifier};
 	a->wal_segment_size = segment_size;
 	a->max_rate = (uint64) max_rate;
 	a->hold_at = pg_strdup(hold_at);

@@ -9,6 +9,7 @@
 #define PGDR_COMMANDS_H
 
 extern int	agent_main(int argc, char **argv);
+extern int	drill_main(int argc, char **argv);
 extern int	key_main(int argc, char **argv);
 extern int	list_main(int argc, char **argv);
 extern int	restore_main(int argc, char **argv);

@@ -35,6 +35,12 @@ static const struct
 		"  pg_dr verify --repository URL --key-file FILE [--backup ID|latest|all]\n"
 		"      [--depth catalogue|objects|pages] [--max-rate N] [--jobs N] [--system-identifier N]\n"
 		"      names and sizes; every object's SHA-256 and seal; every page and WAL record\n"},
+	{"drill", drill_main,
+		"  pg_dr drill --repository URL --key-file FILE --directory DIR [--backup ID]\n"
+		"      [--scenario latest|point_in_time] [--target-time T | --target-lsn L]\n"
+		"      [--rto SECONDS] [--rpo SECONDS] [--max-size MB] [--memory MB] [--preload LIBRARIES]\n"
+		"      [--username ROLE] [--no-amcheck] [--keep] [--jobs N] [--system-identifier N]\n"
+		"      restore, recover and start in DIR, check, measure, and remove it again\n"},
 	{"wal-get", wal_get_main,
 		"  pg_dr wal-get --repository URL --key-file FILE --system-identifier N [--wait] %f %p\n"
 		"      the restore_command that restore writes\n"},

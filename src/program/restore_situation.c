@@ -489,6 +489,23 @@ check_spared(const Situation *s, const RestoreOptions *o, DrError *err)
 	return ok;
 }
 
+/* All that would not lie in the new data directory anyway. */
+static void
+gather_tablespaces(Restore *r, const char *directory)
+{
+	size_t		n = strlen(r->pgdata);
+
+	for (int i = 0; directory != NULL && i < r->n_tablespaces; i++)
+	{
+		TablespaceMapping *t = &r->tablespaces[i];
+
+		if (strncmp(t->to, r->pgdata, n) == 0 && t->to[n] == '/')
+			continue;
+		free(t->to);
+		t->to = psprintf("%s/%s", directory, t->oid);
+	}
+}
+
 bool
 situation_make(Situation *s, const RestoreOptions *o, DrError *err)
 {
@@ -519,6 +536,7 @@ situation_make(Situation *s, const RestoreOptions *o, DrError *err)
 		return false;
 	s->restore.jobs = o->jobs;
 	s->restore.delta = o->delta;
+	gather_tablespaces(&s->restore, o->tablespace_dir);
 	for (int i = 0; i < o->n_mappings; i++)
 		if (!restore_remap(&s->restore, o->mappings[i], err))
 			return false;

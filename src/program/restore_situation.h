@@ -25,6 +25,7 @@ typedef struct RestoreOptions
 	const char *config_dir;
 	const char *mappings[MAX_MAPPINGS];
 	int			n_mappings;
+	const char *tablespace_dir; /* where tablespaces outside of the data directory go, by their OID; NULL: where they were */
 	int			jobs;
 	bool		standby;
 	bool		delta;

@@ -249,7 +249,7 @@ end_with_error(Backup *b)
 	HOLD_INTERRUPTS();			/* ereport looks for them, and nobody catches us here */
 	ereport(LOG,
 			(errcode(error->sqlerrcode),
-			 errmsg("backup %s %s: %s", b->job.id, dr_outcome_name(b->job.outcome), error->message),
+			 errmsg("backup %s %s: %s", b->job.id, dr_outcome_name(DR_JOB_BACKUP, b->job.outcome), error->message),
 			 error->detail ? errdetail_internal("%s", error->detail) : 0,
 			 error->hint ? errhint("%s", error->hint) : 0));
 	RESUME_INTERRUPTS();
@@ -267,7 +267,7 @@ log_completed(Backup *b)
 {
 	ereport(LOG,
 			(errmsg("backup %s %s: " INT64_FORMAT " files, " INT64_FORMAT " bytes read, " INT64_FORMAT " bytes stored",
-					b->job.id, dr_outcome_name(b->job.outcome), b->job.figures.files, b->job.figures.bytes_read,
+					b->job.id, dr_outcome_name(DR_JOB_BACKUP, b->job.outcome), b->job.figures.files, b->job.figures.bytes_read,
 					b->job.figures.bytes_stored)));
 }
 

@@ -82,7 +82,9 @@ dr_catalogue_exists(void)
 		is_ours(extension, schema, "backup") && is_ours(extension, schema, "object") &&
 		is_ours(extension, schema, "wal_segment") && is_ours(extension, schema, "corrupt_page") &&
 		is_ours(extension, schema, "probe") && is_ours(extension, schema, "verification") &&
-		is_ours(extension, schema, "finding");
+		is_ours(extension, schema, "finding") &&
+		is_ours(extension, schema, "drill") && is_ours(extension, schema, "drill_check") &&
+		is_ours(extension, schema, "objective") && is_ours(extension, schema, "heartbeat");
 }
 
 void
@@ -257,7 +259,7 @@ dr_finish_backup(const DrJob *job)
 	arg_text(&a, job->has_label ? job->label : NULL);
 	arg_text(&a, job->requested_by);
 	arg_time(&a, job->started_at);
-	arg_text(&a, dr_outcome_name(job->outcome));
+	arg_text(&a, dr_outcome_name(DR_JOB_BACKUP, job->outcome));
 	arg_time(&a, job->ended_at);
 	arg(&a, INT8OID, Int64GetDatum(job->timeline), job->timeline == 0);
 	arg_lsn(&a, job->start_lsn);

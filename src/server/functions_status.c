@@ -306,7 +306,7 @@ jobs_finding(DrFinding *f)
 	{
 		dr_job_read(i, job);
 		if (job->state == DR_JOB_REQUESTED || job->state == DR_JOB_RUNNING)
-			f->detail = psprintf("backup %s is running: %s", job->id, job->phase);
+			f->detail = psprintf("%s %s is running: %s", dr_job_noun(job->type), job->id, job->phase);
 	}
 }
 

@@ -36,6 +36,10 @@ bool		dr_change_map;
 int			dr_change_map_wal_limit;
 char	   *dr_retention;
 int			dr_expire_grace;
+char	   *dr_drill_directory;
+int			dr_drill_max_size;
+int			dr_drill_memory;
+char	   *dr_drill_preload;
 char	   *dr_debug_hold_at;
 int			dr_debug_clock;
 
@@ -347,6 +351,42 @@ define_retention(void)
 							NULL, NULL, NULL);
 }
 
+static bool
+check_drill_directory(char **newval, void **extra, GucSource source)
+{
+	const char *value = *newval;
+
+	if (value[0] == '\0' || (is_absolute_path(value) && strlen(value) < MAXPGPATH - PGDR_BACKUP_ID_MAX - 64))
+		return true;
+	GUC_check_errdetail("The value must be an absolute path.");
+	return false;
+}
+
+static void
+define_drill(void)
+{
+	DefineCustomStringVariable("pg_dr.drill_directory",
+							   "Directory in which dr_drill() may restore a cluster for a while.",
+							   "It must exist, belong to the server's user, and be writable by nobody else. Empty: no drills.",
+							   &dr_drill_directory, "", PGC_SIGHUP, 0,
+							   check_drill_directory, NULL, NULL);
+	DefineCustomIntVariable("pg_dr.drill_max_size",
+							"Largest cluster that a drill restores; 0 is no limit but the free space.",
+							NULL,
+							&dr_drill_max_size, 0, 0, INT_MAX, PGC_SIGHUP, GUC_UNIT_MB,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("pg_dr.drill_memory",
+							"Memory that the server of a drill may use, about.",
+							"Half of it are shared buffers.",
+							&dr_drill_memory, 256, 32, INT_MAX, PGC_SIGHUP, GUC_UNIT_MB,
+							NULL, NULL, NULL);
+	DefineCustomStringVariable("pg_dr.drill_preload",
+							   "Libraries that the server of a drill loads at its start: those without which it can't recover.",
+							   "Nothing that acts by itself may be among them.",
+							   &dr_drill_preload, "", PGC_SIGHUP, GUC_SUPERUSER_ONLY,
+							   NULL, NULL, NULL);
+}
+
 /* For tests. */
 static void
 define_debugging(void)
@@ -379,6 +419,7 @@ dr_define_settings(void)
 	define_tail();
 	define_change_map();
 	define_retention();
+	define_drill();
 	define_debugging();
 }
 

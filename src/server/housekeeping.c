@@ -5,10 +5,13 @@
  * One idea: each step is its own transaction and can be done again.  What was
  * to be done stays noted in shared memory until it is.
  *
- *	1. rows of backups whose worker couldn't write them any more
- *	2. rows that say running while no such job exists: an earlier life's
+ *	1. rows of jobs whose worker couldn't write them any more
+ *	2. rows that say running while no such job exists: an earlier life's, and the
+ *	   sandboxes of drills
  *	3. WAL segments that the archiver noted in the ring
- *	4. the repository's inventory, after a start and when the ring ran over
+ *	4. what the last probe found
+ *	5. the repository's inventory, after a start and when the ring ran over
+ *	6. the heartbeat, when others have written
  *
  * A crash leaves some of that undone; the launcher starts another one later.
  *
@@ -24,6 +27,7 @@
 #include "utils/memutils.h"
 
 #include "catalogue.h"
+#include "drill.h"
 #include "pg_dr.h"
 #include "shmem.h"
 
@@ -49,9 +53,14 @@ look_for_catalogue(void *exists)
 /* ---- 1. jobs that ended without a final row ---- */
 
 static void
-finish_row(void *job)
+finish_row(void *arg)
 {
-	dr_finish_backup((DrJob *) job);
+	DrJob	   *job = arg;
+
+	if (job->type == DR_JOB_DRILL)
+		dr_finish_drill(job, NULL, NULL);
+	else
+		dr_finish_backup(job);
 }
 
 static void
@@ -93,6 +102,68 @@ mark_leftovers_in(void *arg)
 	}
 }
 
+typedef struct Drills
+{
+	List	   *ids;
+	List	   *directories;
+} Drills;
+
+static void
+look_for_drills(void *arg)
+{
+	Drills	   *d = arg;
+
+	dr_running_drills(&d->ids, &d->directories, GetMemoryChunkContext(d));
+}
+
+static void
+mark_drills(void *arg)
+{
+	ListCell   *cell;
+
+	foreach(cell, ((Drills *) arg)->ids)
+	{
+		char	   *id = lfirst(cell);
+
+		if (!dr_job_is_known(id) && dr_interrupt_drill(id))
+			ereport(LOG, (errmsg("drill %s was interrupted", id)));
+	}
+}
+
+/*
+ * First what drills left, where they were and where they would be today, then
+ * their rows, which say where.  A directory that can't be looked at now (it is
+ * not mounted, perhaps) is no reason to do nothing else.
+ */
+static void
+mark_drill_leftovers(void)
+{
+	Drills	   *d = palloc0(sizeof(Drills));
+	MemoryContext context = CurrentMemoryContext;
+	ListCell   *cell;
+
+	dr_catalogue_run(look_for_drills, d);
+	if (dr_drill_directory[0] != '\0')
+		d->directories = lappend(d->directories, dr_drill_directory);
+	foreach(cell, d->directories)
+	{
+		PG_TRY();
+		{
+			dr_sweep_sandboxes(lfirst(cell));
+		}
+		PG_CATCH();
+		{
+			if (geterrcode() == ERRCODE_ADMIN_SHUTDOWN)
+				PG_RE_THROW();
+			MemoryContextSwitchTo(context);
+			EmitErrorReport();
+			FlushErrorState();
+		}
+		PG_END_TRY();
+	}
+	dr_catalogue_run(mark_drills, d);
+}
+
 static void
 mark_leftovers(void)
 {
@@ -105,7 +176,10 @@ mark_leftovers(void)
 	if (!wanted)
 		return;
 	if (dr_catalogue_try(mark_leftovers_in, NULL, 1, "interrupted backups"))
+	{
+		mark_drill_leftovers();
 		return;
+	}
 	dr_lock(LW_EXCLUSIVE);
 	dr_shared->want_leftovers = true;
 	dr_unlock();
@@ -209,6 +283,21 @@ take_inventory(void)
 	PG_END_TRY();
 }
 
+/* ---- 6. the heartbeat ---- */
+
+static void
+write_beat(void *arg)
+{
+	dr_beat();
+}
+
+static void
+beat(void)
+{
+	if (dr_beat_is_due(GetCurrentTimestamp()))
+		dr_catalogue_run(write_beat, NULL);
+}
+
 void
 dr_housekeeping_main(Datum arg)
 {
@@ -231,6 +320,8 @@ dr_housekeeping_main(Datum arg)
 		write_ring();
 		write_probe();
 		take_inventory();
+		beat();
+		dr_note_beat();			/* what we have written ourselves is no reason for one */
 		result = DR_HOUSEKEEPING_DONE;
 	}
 	proc_exit(0);

@@ -14,6 +14,9 @@
  * housekeeping by themselves, and the circle ends; they are in dr_wal all the
  * same, which reads the ring.
  *
+ * The heartbeat keeps to that, too: only transactions of others make one, of
+ * which there was none when nothing but housekeeping has written.
+ *
  * It never exits with code 0: the postmaster would not start it again.
  *
  * A crash leaves nothing behind: what there is to do is in shared memory, or,
@@ -23,6 +26,8 @@
  */
 #include "postgres.h"
 
+#include "access/transam.h"
+#include "access/xact.h"
 #include "miscadmin.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
@@ -41,6 +46,7 @@
 #define RING_AGE_MS			10000
 #define RING_FEW			4
 #define RING_MANY			64
+#define BEAT_EVERY_MS		60000
 #define BACKOFF_FIRST_MS	2000
 #define BACKOFF_MAX_MS		(5 * 60 * 1000)
 
@@ -110,6 +116,31 @@ ring_is_worth_writing(TimestampTz now)
 		(n >= RING_FEW && TimestampDifferenceExceeds(oldest->archived_at, now, RING_AGE_MS));
 }
 
+/* ---- the heartbeat ---- */
+
+void
+dr_note_beat(void)
+{
+	uint64		xid = U64FromFullTransactionId(ReadNextFullTransactionId());
+
+	dr_lock(LW_EXCLUSIVE);
+	dr_shared->beat_xid = xid;
+	dr_shared->beat_at = GetCurrentTimestamp();
+	dr_unlock();
+}
+
+bool
+dr_beat_is_due(TimestampTz now)
+{
+	uint64		xid = U64FromFullTransactionId(ReadNextFullTransactionId());
+	bool		due;
+
+	dr_lock(LW_SHARED);
+	due = xid != dr_shared->beat_xid && TimestampDifferenceExceeds(dr_shared->beat_at, now, BEAT_EVERY_MS);
+	dr_unlock();
+	return due;
+}
+
 static bool
 there_is_work(TimestampTz now)
 {
@@ -122,7 +153,7 @@ there_is_work(TimestampTz now)
 	work = dr_shared->want_leftovers || dr_shared->probe.want_row || (dr_shared->want_sync && configured) ||
 		job_left_its_row() || ring_is_worth_writing(now);
 	dr_unlock();
-	return work;
+	return work || (configured && dr_beat_is_due(now));
 }
 
 /* ---- the loop ---- */
@@ -198,6 +229,7 @@ dr_launcher_main(Datum arg)
 	dr_unlock();
 	before_shmem_exit(forget_latch, (Datum) 0);
 	MemoryContextSwitchTo(TopMemoryContext);
+	dr_note_beat();				/* the start itself is no reason for one */
 
 	while (!ShutdownRequestPending)
 	{

@@ -361,6 +361,18 @@ dr_event_sha256(const DrEvent *event, const char *key, uint8 *sha256)
 	return true;
 }
 
+char *
+dr_event_json(const DrEvent *event, const char *key)
+{
+	JsonbValue *value = get_value(event, key);
+	MemoryContext caller = MemoryContextSwitchTo(event->context);
+	Jsonb	   *json = value ? JsonbValueToJsonb(value) : NULL;
+	char	   *text = json ? JsonbToCString(NULL, &json->root, VARSIZE(json)) : NULL;
+
+	MemoryContextSwitchTo(caller);
+	return text;
+}
+
 static int
 error_code(const char *code)
 {

@@ -60,6 +60,9 @@ extern bool dr_event_bool(const DrEvent *event, const char *key);	/* not there: 
 extern XLogRecPtr dr_event_lsn(const DrEvent *event, const char *key);
 extern bool dr_event_sha256(const DrEvent *event, const char *key, uint8 *sha256);	/* false: null */
 
+/* Any value, as JSON; NULL: there is none. */
+extern char *dr_event_json(const DrEvent *event, const char *key);
+
 /* An event "error" as an ERROR of ours; nothing else in the archiver has the first one's SQLSTATE. */
 #define DR_ERRCODE_LINEAGE	ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE
 

@@ -29,6 +29,10 @@ extern bool dr_change_map;
 extern int	dr_change_map_wal_limit;
 extern char *dr_retention;
 extern int	dr_expire_grace;
+extern char *dr_drill_directory;
+extern int	dr_drill_max_size;	/* MB */
+extern int	dr_drill_memory;	/* MB */
+extern char *dr_drill_preload;
 extern char *dr_debug_hold_at;
 extern int	dr_debug_clock;
 
@@ -49,11 +53,16 @@ extern char *dr_redacted(const char *text);
 /* The same, unless this is no session, or a superuser's. */
 extern const char *dr_shown(const char *text);
 
-/* launcher.c, housekeeping.c, backup_worker.c */
+/* launcher.c, housekeeping.c, backup_worker.c, drill_worker.c */
 extern void dr_register_launcher(void);
 extern PGDLLEXPORT void dr_launcher_main(Datum arg);
 extern PGDLLEXPORT void dr_housekeeping_main(Datum arg);
 extern PGDLLEXPORT void dr_backup_worker_main(Datum arg);
+extern PGDLLEXPORT void dr_drill_worker_main(Datum arg);
+
+/* launcher.c: is a heartbeat to be written?  It was, or what has been written until now asks for none. */
+extern bool dr_beat_is_due(TimestampTz now);
+extern void dr_note_beat(void);
 
 /* wal_worker.c */
 extern void dr_register_wal_worker(void);

@@ -76,16 +76,24 @@ dr_require_shmem(void)
 }
 
 const char *
-dr_outcome_name(DrOutcome outcome)
+dr_job_noun(DrJobType type)
+{
+	return type == DR_JOB_DRILL ? "drill" : "backup";
+}
+
+const char *
+dr_outcome_name(DrJobType type, DrOutcome outcome)
 {
 	switch (outcome)
 	{
 		case DR_OUTCOME_RUNNING:
 			return "running";
 		case DR_OUTCOME_COMPLETED:
-			return "completed";
+			return type == DR_JOB_DRILL ? "passed" : "completed";
 		case DR_OUTCOME_CORRUPT:
 			return "completed with corruption";
+		case DR_OUTCOME_MISSED:
+			return "missed objective";
 		case DR_OUTCOME_FAILED:
 			return "failed";
 		case DR_OUTCOME_CANCELLED:
@@ -180,7 +188,7 @@ dr_job_reserve(const DrJob *wanted, DrJob *running, uint64 *number)
 	dr_lock(LW_EXCLUSIVE);
 	for (int i = 0; i < DR_MAX_JOBS; i++)
 	{
-		if (at_work(&dr_shared->jobs[i]))
+		if (at_work(&dr_shared->jobs[i]) && dr_shared->jobs[i].type == wanted->type)
 			*running = dr_shared->jobs[i];
 	}
 	if (running->state == DR_JOB_FREE)
@@ -348,8 +356,9 @@ dr_job_end(int slot)
 	{
 		job->outcome = DR_OUTCOME_INTERRUPTED;
 		job->ended_at = now;
-		dr_report_set(&job->report, ERRCODE_ADMIN_SHUTDOWN, "the backup's worker was terminated", NULL,
-					  "The server log may say why.");
+		dr_report_set(&job->report, ERRCODE_ADMIN_SHUTDOWN,
+					  job->type == DR_JOB_DRILL ? "the drill's worker was terminated" : "the backup's worker was terminated",
+					  NULL, "The server log may say why.");
 	}
 	job->state = DR_JOB_ENDED;
 	job->worker_pid = 0;
@@ -420,7 +429,7 @@ dr_jobs_at_work(char (*ids)[PGDR_BACKUP_ID_MAX + 1])
 	dr_lock(LW_SHARED);
 	for (int i = 0; i < DR_MAX_JOBS; i++)
 	{
-		if (at_work(&dr_shared->jobs[i]))
+		if (at_work(&dr_shared->jobs[i]) && dr_shared->jobs[i].type == DR_JOB_BACKUP)
 			strlcpy(ids[n++], dr_shared->jobs[i].id, sizeof(ids[0]));
 	}
 	dr_unlock();

@@ -15,6 +15,7 @@
 #include "storage/latch.h"
 #include "storage/lwlock.h"
 
+#include "compat.h"
 #include "pg_dr.h"
 #include "protocol.h"
 
@@ -23,6 +24,7 @@
 #define DR_RING_SIZE		1024
 
 #define DR_KIND_MAX			15
+#define DR_SCENARIO_MAX		31
 #define DR_LABEL_MAX		255
 #define DR_PHASE_MAX		95
 #define DR_TEXT_MAX			1023
@@ -52,12 +54,20 @@ typedef enum DrJobState
 	DR_JOB_ENDED
 } DrJobState;
 
-/* How a backup stands; the texts are dr_outcome_name's. */
+/* What a job is about; of each type one runs at a time. */
+typedef enum DrJobType
+{
+	DR_JOB_BACKUP,
+	DR_JOB_DRILL
+} DrJobType;
+
+/* How a job stands; the texts are dr_outcome_name's. */
 typedef enum DrOutcome
 {
 	DR_OUTCOME_RUNNING,
-	DR_OUTCOME_COMPLETED,
-	DR_OUTCOME_CORRUPT,
+	DR_OUTCOME_COMPLETED,		/* a drill: passed */
+	DR_OUTCOME_CORRUPT,			/* backups only */
+	DR_OUTCOME_MISSED,			/* drills only: an objective */
 	DR_OUTCOME_FAILED,
 	DR_OUTCOME_CANCELLED,
 	DR_OUTCOME_INTERRUPTED
@@ -80,9 +90,20 @@ typedef struct DrFigures
 	char		full_scan[DR_WARNING_MAX + 1];	/* empty: what was unchanged was not read */
 } DrFigures;
 
+/* What is wanted of a drill. */
+typedef struct DrDrillWanted
+{
+	char		backup[PGDR_BACKUP_ID_MAX + 1];	/* empty: the newest that suits */
+	char		scenario[DR_SCENARIO_MAX + 1];
+	TimestampTz target_time;	/* 0: none */
+	bool		keep;
+	bool		amcheck;
+} DrDrillWanted;
+
 typedef struct DrJob
 {
 	DrJobState	state;
+	DrJobType	type;
 	uint64		number;			/* tells the slot's users apart */
 
 	/* what is wanted; fixed when requested */
@@ -92,6 +113,7 @@ typedef struct DrJob
 	char		label[DR_LABEL_MAX + 1];
 	bool		has_label;
 	bool		fast;
+	DrDrillWanted drill;
 	char		repository[DR_REPOSITORY_NAME_MAX + 1];
 	char		requested_by[NAMEDATALEN];
 	TimestampTz requested_at;
@@ -289,9 +311,13 @@ typedef struct DrShared
 	DrSegment	ring[DR_RING_SIZE];
 
 	DrProbe		probe;
-	bool		want_leftovers;	/* rows of an earlier life may say running */
+	bool		want_leftovers;	/* rows of an earlier life may say running, and sandboxes may be there */
 	bool		want_sync;		/* segments were archived that the ring didn't keep */
 	DrHousekeeping housekeeping;
+
+	/* heartbeats: the next transaction when the last one was written */
+	uint64		beat_xid;
+	TimestampTz beat_at;
 } DrShared;
 
 /* NULL when the module was not preloaded. */
@@ -314,14 +340,27 @@ dr_unlock(void)
 	LWLockRelease(dr_shared->lock);
 }
 
-extern const char *dr_outcome_name(DrOutcome outcome);
+extern const char *dr_outcome_name(DrJobType type, DrOutcome outcome);
+
+/* "backup", "drill" */
+extern const char *dr_job_noun(DrJobType type);
 
 /* Whom to wake; the lock need not be held. */
 extern void dr_wake_launcher(void);
 
 /*
- * Jobs.  reserve returns a slot, or -1 and in *running the backup that is in
- * the way, or -1 and running->state free when every slot is taken.
+ * job.c: ask for a job, start its worker, and stay until that is there, or, with
+ * wait, until it has ended; *job is then how it stands.
+ */
+extern void dr_job_set_id(DrJob *job);
+extern void dr_job_run(DrJob *job, bool wait);
+
+/* What its worker failed with. */
+pg_noreturn extern void dr_job_raise(const DrJob *job);
+
+/*
+ * Jobs.  reserve returns a slot, or -1 and in *running the job of its type that
+ * is in the way, or -1 and running->state free when every slot is taken.
  */
 extern int	dr_job_reserve(const DrJob *wanted, DrJob *running, uint64 *number);
 extern bool dr_job_attach(int slot, uint64 number);
@@ -345,7 +384,7 @@ extern void dr_job_row_final(int slot, uint64 number);
 /* The caller goes; with_cancel when the backup must go, too. */
 extern void dr_job_leave(int slot, uint64 number, bool with_cancel);
 
-/* Is a backup of this id at work, or not yet final in the catalogue? */
+/* Is a job of this id at work, or not yet final in the catalogue? */
 extern bool dr_job_is_known(const char *id);
 
 /* The backups that are at work: room for DR_MAX_JOBS ids. */
