@@ -616,6 +616,12 @@ AS 'MODULE_PATHNAME', 'dr_state'
 LANGUAGE C VOLATILE PARALLEL SAFE;
 COMMENT ON FUNCTION dr.state() IS 'the rows of view dr_status that need no table';
 
+CREATE FUNCTION dr.lock_days()
+RETURNS integer
+AS 'MODULE_PATHNAME', 'dr_lock_days'
+LANGUAGE C STABLE PARALLEL SAFE;
+COMMENT ON FUNCTION dr.lock_days() IS 'for how many days the repository locks what is stored; null: it does not';
+
 --
 -- Views
 --
@@ -786,6 +792,16 @@ CREATE VIEW @extschema@.dr_status AS
 		LEFT JOIN (SELECT id, backup, depth, verdict, ended_at FROM dr.verification
 				   WHERE verdict IS NOT NULL ORDER BY ended_at DESC LIMIT 1) AS v ON true
 	UNION ALL
+	-- A verification extends a lock of which less than half is left.
+	SELECT 'locks',
+		CASE WHEN l.until < now() THEN 'critical' WHEN l.until < now() + make_interval(days => l.days) / 4 THEN 'warning' ELSE 'ok' END,
+		format('of what backups need, the first lock ends on %s', l.until::date),
+		CASE WHEN l.until < now() + make_interval(days => l.days) / 4 THEN 'Call dr_verify(''all''): it extends locks.' END
+	FROM (SELECT d.days, min(greatest(o.stored_at + make_interval(days => d.days), o.verified_at + make_interval(days => d.days) / 2)) AS until
+		  FROM dr.lock_days() AS d(days) JOIN dr.object AS o ON d.days IS NOT NULL
+			  JOIN dr.backup AS b ON b.id = o.backup AND b.status IN ('completed', 'completed with corruption', 'expired')
+		  GROUP BY d.days) AS l
+	UNION ALL
 	SELECT 'drill',
 		CASE WHEN d.status = 'failed' THEN 'critical'
 			WHEN d.id IS NULL OR d.status <> 'passed' OR d.ended_at < now() - interval '35 days' THEN 'warning'
@@ -821,8 +837,8 @@ REVOKE ALL ON FUNCTION @extschema@.dr_backup(text, text, boolean, boolean), @ext
 	dr.run_backup(text), dr.run_verification(text, text, interval), dr.run_drill(text, timestamptz, text), dr.run_expiry(),
 	dr.plan(text), dr.require_pg_cron(text),
 	@extschema@.dr_can_recover(timestamptz), dr.jobs(), dr.recent_segments(), dr.state(), dr.timelines(), dr.tail(),
-	dr.change_map(), dr.segment_range(text) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION dr.jobs(), dr.recent_segments(), dr.state(), dr.timelines(), dr.tail(), dr.change_map(), dr.segment_range(text),
+	dr.change_map(), dr.lock_days(), dr.segment_range(text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION dr.jobs(), dr.recent_segments(), dr.state(), dr.timelines(), dr.tail(), dr.change_map(), dr.lock_days(), dr.segment_range(text),
 	@extschema@.dr_can_recover(timestamptz), @extschema@.dr_check() TO pg_monitor;
 GRANT USAGE ON SCHEMA dr TO pg_monitor;
 GRANT SELECT ON dr.backup, dr.object, dr.wal_segment, dr.corrupt_page, dr.probe, dr.verification, dr.finding, dr.drill, dr.objective, dr.heartbeat, dr.objective_state,

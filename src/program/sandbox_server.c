@@ -4,8 +4,8 @@
  *
  * One idea: it runs with the restored configuration, as the real one would
  * after a disaster, and its command line overrules whatever in that could act,
- * wait, or take more than its share (Z4).  The lists below have been made by
- * going through every setting of PostgreSQL 15 to 18.
+ * wait, or take more than its share (Z4): the lists below, of settings of
+ * PostgreSQL 15 to 18.
  *
  * Recovery runs without hot standby: then the server needs none of the primary's
  * connections, workers and senders, whatever WAL says of them meanwhile.

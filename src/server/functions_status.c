@@ -32,6 +32,7 @@
 PG_FUNCTION_INFO_V1(dr_jobs_running);
 PG_FUNCTION_INFO_V1(dr_recent_segments);
 PG_FUNCTION_INFO_V1(dr_state);
+PG_FUNCTION_INFO_V1(dr_lock_days);
 
 /* ---- dr.jobs() ---- */
 
@@ -331,4 +332,27 @@ dr_state(PG_FUNCTION_ARGS)
 	jobs_finding(&finding);
 	put_finding(rsinfo, "jobs", &finding);
 	return (Datum) 0;
+}
+
+/* ---- locks ---- */
+
+/* From the URL, which not everybody may read.  The program refuses one that is wrong. */
+Datum
+dr_lock_days(PG_FUNCTION_ARGS)
+{
+	static const char key[] = "lock_days=";
+	char	   *name;
+	char	   *url;
+	char	   *parameter = dr_primary_repository(&name, &url) ? strchr(url, '?') : NULL;
+	int			days = 0;
+
+	while (parameter != NULL && days == 0)
+	{
+		if (strncmp(parameter + 1, key, strlen(key)) == 0)
+			days = atoi(parameter + 1 + strlen(key));
+		parameter = strchr(parameter + 1, '&');
+	}
+	if (days <= 0)
+		PG_RETURN_NULL();
+	PG_RETURN_INT32(days);
 }

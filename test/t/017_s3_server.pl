@@ -72,6 +72,10 @@ use Test::More;
 	is_deeply([ grep { !m{^probe/} && (!$until{$_} || $until{$_} < time() + 40 * 3600) } sort keys %until ], [], 'every object is locked for two days');
 	my @checks = split /\n/, $node->safe_psql('postgres', "SELECT name || ' ' || status FROM dr_check() WHERE name = 'object_lock'");
 	is_deeply(\@checks, ['object_lock ok'], 'dr_check says that locks are honoured');
+	my $locks = q{SELECT status FROM dr_status WHERE concern = 'locks'};
+	is($node->safe_psql('postgres', $locks), 'ok', 'dr_status says that nothing will be unlocked soon');
+	is($node->safe_psql('postgres', "UPDATE dr.object SET stored_at = now() - interval '40 hours', verified_at = NULL; $locks"), 'warning', 'and when something will be,');
+	is($node->safe_psql('postgres', "UPDATE dr.object SET stored_at = now() - interval '3 days'; $locks"), 'critical', 'or is');
 
 	PgDr::Store::S3::tool('retain', $bucket, $repository->key($_), 5) for keys %until;
 	is($node->safe_psql('postgres', 'SELECT * FROM dr_verify()'), '', 'a locked backup is sound');
