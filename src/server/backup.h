@@ -24,12 +24,6 @@ typedef struct Backup
 	char	   *config_directory;	/* NULL: inside the data directory */
 } Backup;
 
-/* backup_worker.c: wait here for ever, if a test says so. */
-extern void dr_backup_hold(Backup *b, const char *step);
-
-/* ERROR when somebody wants it to end. */
-extern void dr_backup_check_cancel(Backup *b);
-
 /* backup_run.c: from the request to the program's last word; stops the server's backup. */
 extern void dr_backup_run(Backup *b);
 

@@ -22,6 +22,7 @@
 
 #include "backup.h"
 #include "pg_dr.h"
+#include "worker.h"
 
 #define PAGES_IN_LOG		100
 #define BATCH_SIZE			500
@@ -205,13 +206,13 @@ on_copied(Conversation *c, const DrEvent *event)
 
 	if (b->job.stop_lsn != InvalidXLogRecPtr || get_backup_status() != SESSION_BACKUP_RUNNING)
 		dr_protocol_error("The backup was copied twice.");
-	dr_backup_hold(b, "module.copied");
+	dr_job_hold(b->slot, "module.copied");
 	caller = MemoryContextSwitchTo(b->context);
 	dr_server_backup_stop(&b->server);
 	MemoryContextSwitchTo(caller);
 	b->job.stop_lsn = b->server.stop_lsn;
 	dr_job_outcome(b->slot, &b->job);
-	dr_backup_hold(b, "module.stopped");
+	dr_job_hold(b->slot, "module.stopped");
 
 	initStringInfo(&line);
 	dr_request_begin(&line, "stop");
@@ -366,7 +367,7 @@ check_silence(Conversation *c)
 static void
 between_events(Conversation *c)
 {
-	dr_backup_check_cancel(c->b);
+	dr_job_check_cancel(c->b->slot);
 	if (ConfigReloadPending)
 	{
 		ConfigReloadPending = false;

@@ -23,74 +23,20 @@
 #include "postmaster/interrupt.h"
 #include "storage/condition_variable.h"
 #include "storage/ipc.h"
-#include "storage/latch.h"
 #include "tcop/tcopprot.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
-#include "utils/wait_event.h"
 
 #include "backup.h"
 #include "change_map.h"
 #include "pg_dr.h"
 #include "repository.h"
+#include "worker.h"
 
 #define CANCEL_GRACE_MS		10000
 #define ROW_ATTEMPTS		5
 #define CHANGE_MAP_WAIT_MS	30000	/* without progress */
-
-/* ---- connecting, for every worker ---- */
-
-void
-dr_worker_connect(const char *application_name)
-{
-	BackgroundWorkerInitializeConnection(dr_database, NULL, 0);
-	SetConfigOption("application_name", application_name, PGC_USERSET, PGC_S_SESSION);
-	SetConfigOption("search_path", "", PGC_USERSET, PGC_S_SESSION);
-
-	/* Our own commits must never wait for WAL that we are to ship. */
-	SetConfigOption("synchronous_commit", "local", PGC_USERSET, PGC_S_SESSION);
-
-	/* What limits or disturbs a user's statements is not meant for us. */
-	SetConfigOption("statement_timeout", "0", PGC_USERSET, PGC_S_SESSION);
-	SetConfigOption(DR_TRANSACTION_TIMEOUT, "0", PGC_USERSET, PGC_S_SESSION);
-	SetConfigOption("idle_in_transaction_session_timeout", "0", PGC_USERSET, PGC_S_SESSION);
-	SetConfigOption("default_transaction_read_only", "off", PGC_USERSET, PGC_S_SESSION);
-	SetConfigOption("default_transaction_isolation", "read committed", PGC_USERSET, PGC_S_SESSION);
-
-	/* A table that somebody has locked must not hold a backup up. */
-	SetConfigOption("lock_timeout", "10s", PGC_USERSET, PGC_S_SESSION);
-}
-
-/* ---- waiting ---- */
-
-void
-dr_backup_check_cancel(Backup *b)
-{
-	CHECK_FOR_INTERRUPTS();
-	if (dr_job_cancel_requested(b->slot))
-		ereport(ERROR,
-				(errcode(ERRCODE_QUERY_CANCELED), errmsg("the backup was cancelled")));
-}
-
-void
-dr_backup_hold(Backup *b, const char *step)
-{
-	char		phase[DR_PHASE_MAX + 1];
-
-	if (strcmp(dr_debug_hold_at, step) != 0)
-		return;
-	snprintf(phase, sizeof(phase), "held at %s", step);
-	dr_job_phase(b->slot, phase, false);
-	ereport(LOG, (errmsg("pg_dr held at step %s", step)));
-	for (;;)
-	{
-		dr_backup_check_cancel(b);
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 1000L, PG_WAIT_EXTENSION);
-		ResetLatch(MyLatch);
-	}
-}
 
 /* ---- the backup ---- */
 
@@ -113,7 +59,7 @@ start_server_backup(Backup *b)
 
 	/* The server waits for a checkpoint, and knows nothing of our latch. */
 	dr_job_phase(b->slot, "waiting for a checkpoint", true);
-	dr_backup_check_cancel(b);
+	dr_job_check_cancel(b->slot);
 	dr_server_backup_start(&b->server, b->job.id, b->job.fast);
 	dr_job_phase(b->slot, "starting", false);
 	MemoryContextSwitchTo(caller);
@@ -134,31 +80,31 @@ wait_for_change_map(Backup *b)
 	if (!dr_change_map_reach(b->server.start_lsn, b->server.start_timeline, CHANGE_MAP_WAIT_MS, &why))
 		b->no_parent = MemoryContextStrdup(b->context, why);
 	dr_job_phase(b->slot, "starting", false);
-	dr_backup_check_cancel(b);
+	dr_job_check_cancel(b->slot);
 }
 
 static void
 make_backup(Backup *b)
 {
-	dr_backup_check_cancel(b);
+	dr_job_check_cancel(b->slot);
 	dr_catalogue_run(write_first_row, b);
 	b->job.row_exists = true;
 	dr_job_row_exists(b->slot);
-	dr_backup_hold(b, "module.started");
+	dr_job_hold(b->slot, "module.started");
 	dr_job_phase(b->slot, "opening the repository", true);
-	dr_backup_check_cancel(b);
+	dr_job_check_cancel(b->slot);
 	b->child = dr_child_open(true);
 	dr_job_phase(b->slot, "starting", false);
 	dr_catalogue_run(dr_find_config_files, b);
 	start_server_backup(b);
-	dr_backup_hold(b, "module.backup_started");
+	dr_job_hold(b->slot, "module.backup_started");
 	wait_for_change_map(b);
 	dr_backup_run(b);
 
 	/* The manifest is durable: from here on, nothing makes it less than a backup. */
 	b->job.ended_at = dr_now();
 	dr_job_outcome(b->slot, &b->job);
-	dr_backup_hold(b, "module.done");
+	dr_job_hold(b->slot, "module.done");
 }
 
 /* ---- its end ---- */

@@ -50,6 +50,7 @@
 #include "change_map.h"
 #include "pg_dr.h"
 #include "shmem.h"
+#include "worker.h"
 
 #define IDLE_NAP_MS			10000
 #define BEGIN_NAP_MS		1000
@@ -99,18 +100,7 @@ typedef struct MapWorker
 void
 dr_register_change_map(void)
 {
-	BackgroundWorker worker = {0};
-
-	if (IsBinaryUpgrade)
-		return;
-	strlcpy(worker.bgw_name, "pg_dr change map", BGW_MAXLEN);
-	strlcpy(worker.bgw_type, "pg_dr change map", BGW_MAXLEN);
-	strlcpy(worker.bgw_library_name, "pg_dr", sizeof(worker.bgw_library_name));
-	strlcpy(worker.bgw_function_name, "dr_change_map_main", BGW_MAXLEN);
-	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
-	worker.bgw_start_time = BgWorkerStart_ConsistentState;
-	worker.bgw_restart_time = 10;
-	RegisterBackgroundWorker(&worker);
+	dr_register_worker("pg_dr change map", "dr_change_map_main", true, BgWorkerStart_ConsistentState);
 }
 
 /* Why there is no map, or NULL. */

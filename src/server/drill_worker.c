@@ -25,18 +25,17 @@
 #include "postmaster/interrupt.h"
 #include "storage/condition_variable.h"
 #include "storage/ipc.h"
-#include "storage/latch.h"
 #include "tcop/tcopprot.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
-#include "utils/wait_event.h"
 
 #include "catalogue.h"
 #include "child.h"
 #include "drill.h"
 #include "pg_dr.h"
 #include "repository.h"
+#include "worker.h"
 
 #define ROW_ATTEMPTS		5
 #define SILENCE_MS			(5 * 60 * 1000)
@@ -55,36 +54,6 @@ typedef struct Drill
 	bool		has_result;
 	bool		child_started;	/* so that there may be a sandbox */
 } Drill;
-
-/* ---- waiting ---- */
-
-static void
-check_cancel(Drill *d)
-{
-	CHECK_FOR_INTERRUPTS();
-	if (dr_job_cancel_requested(d->slot))
-		ereport(ERROR,
-				(errcode(ERRCODE_QUERY_CANCELED), errmsg("the drill was cancelled")));
-}
-
-static void
-hold(Drill *d, const char *step)
-{
-	char		phase[DR_PHASE_MAX + 1];
-
-	if (strcmp(dr_debug_hold_at, step) != 0)
-		return;
-	snprintf(phase, sizeof(phase), "held at %s", step);
-	dr_job_phase(d->slot, phase, false);
-	ereport(LOG, (errmsg("pg_dr held at step %s", step)));
-	for (;;)
-	{
-		check_cancel(d);
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 1000L, PG_WAIT_EXTENSION);
-		ResetLatch(MyLatch);
-	}
-}
 
 /* ---- the request ---- */
 
@@ -246,7 +215,7 @@ converse(Drill *d)
 	{
 		DrEvent		event;
 
-		check_cancel(d);
+		dr_job_check_cancel(d->slot);
 		if (ConfigReloadPending)
 		{
 			ConfigReloadPending = false;
@@ -273,14 +242,14 @@ make_drill(Drill *d)
 {
 	XLogRecPtr	flushed = GetFlushRecPtr(NULL); /* what a disaster at this moment should leave us with */
 
-	check_cancel(d);
+	dr_job_check_cancel(d->slot);
 	dr_catalogue_run(begin_row, d);
 	d->job.row_exists = true;
 	dr_job_row_exists(d->slot);
-	hold(d, "drill.row");
+	dr_job_hold(d->slot, "drill.row");
 	dr_catalogue_run(read_wishes, d);
 	dr_job_phase(d->slot, "opening the repository", true);
-	check_cancel(d);
+	dr_job_check_cancel(d->slot);
 	d->child_started = true;
 	d->child = dr_child_open(false);
 	dr_job_phase(d->slot, "starting", false);
@@ -288,7 +257,7 @@ make_drill(Drill *d)
 	converse(d);
 	d->job.ended_at = dr_now();
 	dr_job_outcome(d->slot, &d->job);
-	hold(d, "drill.done");
+	dr_job_hold(d->slot, "drill.done");
 }
 
 /* ---- its end ---- */

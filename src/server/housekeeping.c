@@ -30,6 +30,7 @@
 #include "drill.h"
 #include "pg_dr.h"
 #include "shmem.h"
+#include "worker.h"
 
 #define BATCH_SIZE	256
 

@@ -25,6 +25,7 @@
 #include "message.h"
 #include "pg_dr.h"
 #include "shmem.h"
+#include "worker.h"
 
 #define FIRST_NOTICE_MS		3000
 #define NOTICE_EVERY_MS		10000
@@ -88,14 +89,9 @@ start_worker(Watch *w, const DrJob *job)
 {
 	BackgroundWorker worker = {0};
 
+	dr_describe_worker(&worker, psprintf("pg_dr %s", dr_job_noun(job->type)),
+					   job->type == DR_JOB_DRILL ? "dr_drill_worker_main" : "dr_backup_worker_main", true);
 	snprintf(worker.bgw_name, BGW_MAXLEN, "pg_dr %s %s", dr_job_noun(job->type), job->id);
-	snprintf(worker.bgw_type, BGW_MAXLEN, "pg_dr %s", dr_job_noun(job->type));
-	strlcpy(worker.bgw_library_name, "pg_dr", sizeof(worker.bgw_library_name));
-	strlcpy(worker.bgw_function_name, job->type == DR_JOB_DRILL ? "dr_drill_worker_main" : "dr_backup_worker_main",
-			BGW_MAXLEN);
-	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
-	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
-	worker.bgw_restart_time = BGW_NEVER_RESTART;
 	worker.bgw_main_arg = Int32GetDatum(w->slot);
 	worker.bgw_notify_pid = MyProcPid;
 	memcpy(worker.bgw_extra, &w->number, sizeof(w->number));

@@ -40,6 +40,7 @@
 
 #include "pg_dr.h"
 #include "shmem.h"
+#include "worker.h"
 
 #define NAP_MS				10000
 #define BUSY_NAP_MS			1000
@@ -60,18 +61,7 @@ typedef struct Launcher
 void
 dr_register_launcher(void)
 {
-	BackgroundWorker worker = {0};
-
-	if (IsBinaryUpgrade)
-		return;					/* pg_upgrade wants its databases for itself */
-	strlcpy(worker.bgw_name, "pg_dr launcher", BGW_MAXLEN);
-	strlcpy(worker.bgw_type, "pg_dr launcher", BGW_MAXLEN);
-	strlcpy(worker.bgw_library_name, "pg_dr", sizeof(worker.bgw_library_name));
-	strlcpy(worker.bgw_function_name, "dr_launcher_main", BGW_MAXLEN);
-	worker.bgw_flags = BGWORKER_SHMEM_ACCESS;
-	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
-	worker.bgw_restart_time = 10;
-	RegisterBackgroundWorker(&worker);
+	dr_register_worker("pg_dr launcher", "dr_launcher_main", false, BgWorkerStart_RecoveryFinished);
 }
 
 static bool
@@ -79,13 +69,7 @@ start_housekeeping(Launcher *l)
 {
 	BackgroundWorker worker = {0};
 
-	strlcpy(worker.bgw_name, "pg_dr housekeeping", BGW_MAXLEN);
-	strlcpy(worker.bgw_type, "pg_dr housekeeping", BGW_MAXLEN);
-	strlcpy(worker.bgw_library_name, "pg_dr", sizeof(worker.bgw_library_name));
-	strlcpy(worker.bgw_function_name, "dr_housekeeping_main", BGW_MAXLEN);
-	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
-	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
-	worker.bgw_restart_time = BGW_NEVER_RESTART;
+	dr_describe_worker(&worker, "pg_dr housekeeping", "dr_housekeeping_main", true);
 	return RegisterDynamicBackgroundWorker(&worker, &l->handle);
 }
 

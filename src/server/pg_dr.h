@@ -72,9 +72,6 @@ extern PGDLLEXPORT void dr_wal_worker_main(Datum arg);
 extern void dr_register_change_map(void);
 extern PGDLLEXPORT void dr_change_map_main(Datum arg);
 
-/* backup_worker.c: what every worker that is connected to a database does first */
-extern void dr_worker_connect(const char *application_name);
-
 /* functions.c: ERROR in recovery, with what can't be done then; ERROR in another database than the catalogue's. */
 extern void dr_require_primary(const char *what);
 extern void dr_require_database(void);

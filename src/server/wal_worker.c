@@ -42,6 +42,7 @@
 #include "pg_dr.h"
 #include "repository.h"
 #include "shmem.h"
+#include "worker.h"
 
 #define NAP_MS				10000
 #define LOOK_MS				1000	/* how often the child is told what is new */
@@ -70,18 +71,7 @@ typedef struct WalWorker
 void
 dr_register_wal_worker(void)
 {
-	BackgroundWorker worker = {0};
-
-	if (IsBinaryUpgrade)
-		return;
-	strlcpy(worker.bgw_name, "pg_dr WAL worker", BGW_MAXLEN);
-	strlcpy(worker.bgw_type, "pg_dr WAL worker", BGW_MAXLEN);
-	strlcpy(worker.bgw_library_name, "pg_dr", sizeof(worker.bgw_library_name));
-	strlcpy(worker.bgw_function_name, "dr_wal_worker_main", BGW_MAXLEN);
-	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
-	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
-	worker.bgw_restart_time = 10;
-	RegisterBackgroundWorker(&worker);
+	dr_register_worker("pg_dr WAL worker", "dr_wal_worker_main", true, BgWorkerStart_RecoveryFinished);
 }
 
 /* ---- settings ---- */
