@@ -179,6 +179,7 @@ my @weighted = map { my $action = $_; ($action->[1]) x (2 * $action->[0]) } @act
 sub failover
 {
 	decide() while %prepared;
+	sql('SELECT dr_backup()');	# which knows the tablespaces that the copy must have elsewhere
 	$node->wait_archived;
 	my $before = $node->checksums;
 	my $next = $node->restored('next_' . ++$copies, args => [ elsewhere("next_$copies") ]);
