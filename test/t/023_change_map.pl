@@ -407,9 +407,9 @@ $offset = -s $node->logfile;
 $node->promote;
 $timeline = 2;
 $node->wait_for_log(qr/the change map begins on a new timeline/, $offset);
-my $block;	# wherever there is room
-$map = changes(sub { $block = sql(q{INSERT INTO r VALUES (1, 1, 1) RETURNING (ctid::text::point)[0]::int}) });
-ok($map->claims(path_of('r'), $block), 'promoted, it begins on the new timeline');
+my $place;	# wherever there is room
+$map = changes(sub { $place = sql(q{INSERT INTO r VALUES (1, 1, 1) RETURNING (ctid::text::point)[0]::int}) });
+ok($map->claims(path_of('r'), $place), 'promoted, it begins on the new timeline');
 is((sort { $b <=> $a } map { $_->{timeline} } PgDr::ChangeMap::files($data))[0], 2, 'with files of its own');
 $node->stop;
 
