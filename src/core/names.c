@@ -96,6 +96,22 @@ backup_id_valid(const char *id)
 }
 
 bool
+backup_of_name(const char *name, char *id)
+{
+	const char *part = strchr(name, '/');
+	size_t		n;
+
+	if (part == NULL || strncmp(part, "/backup/", 8) != 0)
+		return false;
+	n = strcspn(part + 8, "/");
+	if (n > PGDR_BACKUP_ID_MAX || part[8 + n] == '\0')
+		return false;
+	memcpy(id, part + 8, n);
+	id[n] = '\0';
+	return backup_id_valid(id);
+}
+
+bool
 system_identifier_valid(const char *text)
 {
 	size_t		n = strlen(text);

@@ -52,6 +52,9 @@ extern ObjectKind object_kind(const char *name);
 extern bool path_valid(const char *path);
 
 extern bool backup_id_valid(const char *id);
+
+/* The backup below which an object lies, into id (PGDR_BACKUP_ID_MAX + 1 bytes); false for one that lies elsewhere. */
+extern bool backup_of_name(const char *name, char *id);
 extern bool wal_file_parse(const char *file, WalFile *wal);
 extern bool system_identifier_valid(const char *text);
 

@@ -73,12 +73,9 @@ group_backups(Holdings *h)
 	{
 		ObjectKind	kind = object_kind(h->all.names[i]);
 		char		id[PGDR_BACKUP_ID_MAX + 1];
-		const char *start;
 
-		if (kind != KIND_PACK && kind != KIND_MANIFEST)
+		if ((kind != KIND_PACK && kind != KIND_MANIFEST) || !backup_of_name(h->all.names[i], id))
 			continue;
-		start = strstr(h->all.names[i], "/backup/") + 8;
-		strlcpy(id, start, Min(sizeof(id), strcspn(start, "/") + 1));
 		if (last == NULL || strcmp(last->id, id) != 0)
 		{
 			h->backups = array_room(h->backups, h->n_backups, sizeof(HeldBackup));

@@ -161,16 +161,22 @@ file_free(UploadFile *f)
 	free(f);
 }
 
-/* A file that is the parent's, block for block, is its frames; another takes extents from them. */
+/*
+ * A file that was read whole, or is the parent's, block for block, is its
+ * frames; another takes extents from them, and has no checksum of its own.
+ */
 static void
-hand_on_composed(Upload *u, UploadFile *f, ManifestFile *m)
+hand_on_file(Upload *u, UploadFile *f, ManifestFile *m)
 {
 	Extent	   *extents = NULL;
 
 	for (uint32 i = 0; i < f->n_kept; i++)
 		u->o.inherit(u->o.arg, &f->frames[i]);
-	if (!f->composition.unchanged)
+	if (f->composed && !f->composition.unchanged)
 		m->extents = extents = composition_extents(&f->composition, &m->n_extents);
+	else
+		for (uint32 i = 0; i < m->n_frames; i++)
+			m->crc = i == 0 ? f->frames[i].crc : crc32c_combine(m->crc, f->frames[i].crc, f->frames[i].raw);
 	u->o.file(u->o.arg, m);
 	free(extents);
 }
@@ -195,12 +201,7 @@ hand_on(Upload *u)
 			.path = f->entry.path,.n_frames = f->n_kept + f->n_frames,.frames = f->frames
 		};
 
-		for (uint32 i = 0; i < m.n_frames; i++)
-			m.crc = i == 0 ? f->frames[i].crc : crc32c_combine(m.crc, f->frames[i].crc, f->frames[i].raw);
-		if (f->composed)
-			hand_on_composed(u, f, &m);
-		else
-			u->o.file(u->o.arg, &m);
+		hand_on_file(u, f, &m);
 		atomic_fetch_add(&u->files, 1);
 	}
 	file_free(f);

@@ -50,15 +50,6 @@ choose(Verification *w, const char *id)
 	strlcpy(w->chosen[w->n_chosen++].id, id, sizeof(w->chosen->id));
 }
 
-/* <sysid>/backup/<id>/manifest, into id */
-static void
-id_of_manifest(const char *name, char *id)
-{
-	const char *start = strstr(name, "/backup/") + 8;
-
-	strlcpy(id, start, Min(PGDR_BACKUP_ID_MAX + 1, strcspn(start, "/") + 1));
-}
-
 /* All that are listed; that one which the database knows is not is a finding by itself. */
 static void
 choose_all(Verification *w)
@@ -66,11 +57,9 @@ choose_all(Verification *w)
 	char		id[PGDR_BACKUP_ID_MAX + 1];
 
 	for (size_t i = 0; i < w->n_seen; i++)
-		if (w->seen[i]->kind == KIND_MANIFEST && (w->seen[i]->flags & SEEN_LISTED) != 0)
-		{
-			id_of_manifest(w->seen[i]->name, id);
+		if (w->seen[i]->kind == KIND_MANIFEST && (w->seen[i]->flags & SEEN_LISTED) != 0 &&
+			backup_of_name(w->seen[i]->name, id))
 			choose(w, id);
-		}
 }
 
 /*
@@ -107,9 +96,8 @@ choose_latest(Verification *w, DrError *err)
 	{
 		int			order;
 
-		if (w->seen[i]->kind != KIND_MANIFEST)
+		if (w->seen[i]->kind != KIND_MANIFEST || !backup_of_name(w->seen[i]->name, id))
 			continue;
-		id_of_manifest(w->seen[i]->name, id);
 		order = strncmp(id, v->id, ID_TIME_LENGTH);
 		if (order > 0 || (order == 0 && stop_of(v, id) > stop_of(v, v->id)))
 			strlcpy(v->id, id, sizeof(v->id));

@@ -142,14 +142,14 @@ read_twice(Verification *w, OpenManifest *m, DrError *why)
 static bool
 look_at(Verification *w, const char *name, DrError *err)
 {
-	const char *start = strstr(name, "/backup/") + 8;
 	char		id[PGDR_BACKUP_ID_MAX + 1];
 	OpenManifest m;
 	VerifyFinding *f = finding_about(w, name);
 	DrError		why;
 	bool		ok;
 
-	strlcpy(id, start, Min(sizeof(id), strcspn(start, "/") + 1));
+	if (!backup_of_name(name, id))
+		return true;
 	if (f != NULL)
 		finding_add_backup(f, id);
 	ok = manifest_open(w->v->repo, w->v->system_identifier, id, &m, &why) == STORE_OK;

@@ -221,23 +221,6 @@ typedef struct Comparison
 	uint64		strays;			/* objects in it that no manifest needs, and it has none */
 } Comparison;
 
-/* <sysid>/backup/<id>/...: the id; false for what lies elsewhere. */
-static bool
-backup_of(const char *name, char *id)
-{
-	const char *part = strchr(name, '/');
-	size_t		n;
-
-	if (part == NULL || strncmp(part, "/backup/", 8) != 0)
-		return false;
-	n = strcspn(part + 8, "/");
-	if (n > PGDR_BACKUP_ID_MAX || part[8 + n] == '\0')
-		return false;
-	memcpy(id, part + 8, n);
-	id[n] = '\0';
-	return backup_id_valid(id);
-}
-
 static int
 compare_ids(const void *a, const void *b)
 {
@@ -277,7 +260,7 @@ was_marked(Comparison *c, const Seen *o, bool *marked, DrError *err)
 		}
 	}
 	c->marked = true;
-	*marked = backup_of(o->name, id) ? expire_mark_backup(&c->mark, id) != 0 :
+	*marked = backup_of_name(o->name, id) ? expire_mark_backup(&c->mark, id) != 0 :
 		expire_mark_segment(&c->mark, strrchr(o->name, '/') + 1) != 0;
 	return true;
 }
@@ -343,9 +326,9 @@ see_unknown(Comparison *c, Seen *o)
 	bool		wal = o->kind == KIND_WAL || o->kind == KIND_HISTORY;
 
 	if (!c->w->v->has_catalogue || (o->flags & SEEN_KNOWN) != 0 || (!wal && (o->flags & SEEN_NEEDED) == 0) ||
-		(backup_of(o->name, id) && is_running(c->w->v, id)))
+		(backup_of_name(o->name, id) && is_running(c->w->v, id)))
 		return;
-	if (o->kind == KIND_PACK && backup_of(o->name, id))
+	if (o->kind == KIND_PACK && backup_of_name(o->name, id))
 	{
 		name_manifest(manifest, c->w->v->system_identifier, id);
 		m = seen_find(c->w, manifest);
@@ -384,7 +367,7 @@ see_stray(Comparison *c, Seen *o)
 
 	if ((o->flags & SEEN_NEEDED) != 0)
 		return;
-	if (backup_of(o->name, id))
+	if (backup_of_name(o->name, id))
 	{
 		b = find_chosen(c->w, id);
 		if (b != NULL && b->readable)
@@ -412,7 +395,7 @@ see_strays(Comparison *c, const Seen *next)
 	char		problem[100];
 	char	   *name;
 
-	if (c->strays == 0 || (next != NULL && backup_of(next->name, id) && strcmp(id, c->id) == 0))
+	if (c->strays == 0 || (next != NULL && backup_of_name(next->name, id) && strcmp(id, c->id) == 0))
 		return;
 	name = psprintf("%s/backup/%s/", c->w->v->system_identifier, c->id);
 	snprintf(problem, sizeof(problem), "there are " UINT64_FORMAT " objects of this backup, and no manifest", c->strays);
@@ -429,7 +412,7 @@ in_scope(const Verification *w, const Seen *o)
 	char		id[PGDR_BACKUP_ID_MAX + 1];
 
 	return w->all || (o->flags & SEEN_NEEDED) != 0 ||
-		(backup_of(o->name, id) && find_chosen(w, id) != NULL);
+		(backup_of_name(o->name, id) && find_chosen(w, id) != NULL);
 }
 
 static const char *

@@ -11,64 +11,40 @@
  *
  * Copyright (c) 2026, pg_dr contributors
  */
-#include <pthread.h>
-#include <time.h>
-
 #include "program/agent.h"
 #include "program/drill.h"
+#include "program/ticker.h"
 
-/* What a thread of its own says once a second, whatever the drill is waiting for. */
-typedef struct Ticker
+/* How far it is, said once a second by a thread of its own, whatever the drill is waiting for. */
+typedef struct Progress
 {
-	pthread_t	thread;
 	pthread_mutex_t lock;
-	pthread_cond_t stop_asked;
-	bool		stop;
 	const char *phase;			/* constant */
 	uint64		done;
 	uint64		total;
-} Ticker;
-
-static void *
-ticker_main(void *arg)
-{
-	Ticker	   *t = arg;
-	struct timespec next;
-
-	clock_gettime(CLOCK_REALTIME, &next);
-	pthread_mutex_lock(&t->lock);
-	while (!t->stop)
-	{
-		agent_emit(json_pack("{s:s, s:s, s:I, s:I}", "event", "progress", "phase", t->phase,
-							 "bytes_done", (json_int_t) t->done, "bytes_total", (json_int_t) t->total));
-		next.tv_sec++;
-		while (!t->stop && pthread_cond_timedwait(&t->stop_asked, &t->lock, &next) != ETIMEDOUT)
-			;
-	}
-	pthread_mutex_unlock(&t->lock);
-	return NULL;
-}
+} Progress;
 
 static void
-ticker_stop(Ticker *t)
+emit_progress(void *arg)
 {
-	pthread_mutex_lock(&t->lock);
-	t->stop = true;
-	pthread_cond_signal(&t->stop_asked);
-	pthread_mutex_unlock(&t->lock);
-	pthread_join(t->thread, NULL);
+	Progress   *p = arg;
+
+	pthread_mutex_lock(&p->lock);
+	agent_emit(json_pack("{s:s, s:s, s:I, s:I}", "event", "progress", "phase", p->phase,
+						 "bytes_done", (json_int_t) p->done, "bytes_total", (json_int_t) p->total));
+	pthread_mutex_unlock(&p->lock);
 }
 
 static void
 on_progress(void *arg, const char *phase, uint64 done, uint64 total)
 {
-	Ticker	   *t = arg;
+	Progress   *p = arg;
 
-	pthread_mutex_lock(&t->lock);
-	t->phase = phase;
-	t->done = done;
-	t->total = total;
-	pthread_mutex_unlock(&t->lock);
+	pthread_mutex_lock(&p->lock);
+	p->phase = phase;
+	p->done = done;
+	p->total = total;
+	pthread_mutex_unlock(&p->lock);
 }
 
 /* ---- the request ---- */
@@ -187,20 +163,20 @@ agent_drill(Agent *a, json_t *request, DrError *err)
 {
 	Drill		d = {.restore = {.access = a->access,.jobs = a->jobs},.data_directory = a->data_directory,
 	.progress = on_progress};
-	Ticker		ticker = {.lock = PTHREAD_MUTEX_INITIALIZER,.stop_asked = PTHREAD_COND_INITIALIZER,.phase = "starting"};
-	bool		ticking;
+	Progress	progress = {.lock = PTHREAD_MUTEX_INITIALIZER,.phase = "starting"};
+	Ticker		ticker;
 
 	if (!parse_request(&d, request, err))
 	{
 		free((void *) d.assertions);
 		return false;
 	}
-	d.arg = &ticker;
+	d.arg = &progress;
 	drill_step_back();
-	ticking = pthread_create(&ticker.thread, NULL, ticker_main, &ticker) == 0;
+	emit_progress(&progress);
+	ticker_start(&ticker, emit_progress, &progress);
 	drill_run(&d);
-	if (ticking)
-		ticker_stop(&ticker);
+	ticker_stop(&ticker);
 	emit_done(&d);
 	json_decref(d.checks);
 	free((void *) d.assertions);

@@ -16,15 +16,7 @@
  */
 #include "postgres.h"
 
-#include "access/xact.h"
 #include "miscadmin.h"
-#include "pgstat.h"
-#include "postmaster/bgworker.h"
-#include "postmaster/interrupt.h"
-#include "storage/condition_variable.h"
-#include "storage/ipc.h"
-#include "tcop/tcopprot.h"
-#include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
@@ -165,33 +157,15 @@ is_complete(const Backup *b)
 static void
 end_with_error(Backup *b)
 {
-	ErrorData  *error;
+	ErrorData  *error = dr_job_caught(b->context);
 
-	MemoryContextSwitchTo(b->context);
-	error = CopyErrorData();
-	FlushErrorState();
-	LWLockReleaseAll();
-	ConditionVariableCancelSleep();
-	pgstat_report_wait_end();
-	AbortOutOfAnyTransaction();
-	MemoryContextSwitchTo(b->context);
 	do_pg_abort_backup(0, BoolGetDatum(false));
 	if (b->child != NULL && !is_complete(b))
 		cancel_child(b);
 	if (is_complete(b))
 		return;
 
-	if (error->sqlerrcode == ERRCODE_QUERY_CANCELED || dr_job_cancel_requested(b->slot))
-	{
-		b->job.outcome = DR_OUTCOME_CANCELLED;
-		dr_report_set(&b->job.report, ERRCODE_QUERY_CANCELED, "the backup was cancelled", NULL, NULL);
-	}
-	else
-	{
-		b->job.outcome = DR_OUTCOME_FAILED;
-		dr_report_set(&b->job.report, error->sqlerrcode, error->message, error->detail,
-					  error->hint);
-	}
+	dr_job_not_done(b->slot, &b->job, error);
 	HOLD_INTERRUPTS();			/* ereport looks for them, and nobody catches us here */
 	ereport(LOG,
 			(errcode(error->sqlerrcode),
@@ -265,20 +239,11 @@ void
 dr_backup_worker_main(Datum arg)
 {
 	Backup	   *b;
-	uint64		number;
-
-	pqsignal(SIGHUP, SignalHandlerForConfigReload);
-	pqsignal(SIGTERM, die);
-	BackgroundWorkerUnblockSignals();
 
 	b = MemoryContextAllocZero(TopMemoryContext, sizeof(Backup));
 	b->context = AllocSetContextCreate(TopMemoryContext, "pg_dr backup", ALLOCSET_DEFAULT_SIZES);
 	b->slot = DatumGetInt32(arg);
-	memcpy(&number, MyBgworkerEntry->bgw_extra, sizeof(number));
-	if (!dr_job_attach(b->slot, number))
-		proc_exit(0);			/* nobody waits for us any more */
-	before_shmem_exit(at_exit, arg);
-	dr_job_read(b->slot, &b->job);
+	dr_job_begin(b->slot, at_exit, &b->job);
 	MemoryContextSwitchTo(b->context);
 
 	dr_worker_connect(psprintf("pg_dr backup %s", b->job.id));

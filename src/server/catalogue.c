@@ -220,15 +220,6 @@ is_complete(const DrJob *job)
 	return job->outcome == DR_OUTCOME_COMPLETED || job->outcome == DR_OUTCOME_CORRUPT;
 }
 
-static char *
-error_text(const DrReport *report)
-{
-	if (report->message[0] == '\0')
-		return NULL;
-	return dr_redacted(report->detail[0] == '\0' ? report->message :
-					   psprintf("%s (%s)", report->message, report->detail));
-}
-
 /* The manifest is an object like any other. */
 static void
 insert_manifest(const DrJob *job)
@@ -265,7 +256,7 @@ dr_finish_backup(const DrJob *job)
 	arg_lsn(&a, job->start_lsn);
 	arg_lsn(&a, job->stop_lsn);
 	arg_sha256(&a, job->manifest_sha256, complete);
-	arg_text(&a, error_text(&job->report));
+	arg_text(&a, dr_report_text(&job->report));
 	execute("INSERT INTO dr.backup AS b (" FIGURE_COLUMNS ", id, repository, system_identifier, kind, label, "
 			"requested_by, started_at, status, finished_at, timeline, start_lsn, stop_lsn, manifest_sha256, error) "
 			"VALUES (" FIGURE_PARAMETERS ", $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26) "

@@ -3,78 +3,29 @@
  *	  Drills in the catalogue: their rows, the DBA's own checks and objectives,
  *	  the heartbeat.
  *
- * One idea: everything goes in as text, and SQL makes of it what the column is.
- *
  * A crash leaves whole transactions: a drill's first row, its final one.
  *
  * Copyright (c) 2026, pg_dr contributors
  */
 #include "postgres.h"
 
-#include "catalog/pg_type.h"
-#include "executor/spi.h"
 #include "lib/stringinfo.h"
-#include "utils/builtins.h"
 
-#include "catalogue.h"
+#include "catalogue_private.h"
 #include "drill.h"
 #include "pg_dr.h"
 
-#define MAX_VALUES		32
-
-typedef struct Values
-{
-	int			n;
-	const char *v[MAX_VALUES];
-} Values;
-
+/* A number that is negative is not known. */
 static void
-add(Values *a, const char *text)
+arg_measured(Args *a, int64 n)
 {
-	Assert(a->n < MAX_VALUES);
-	a->v[a->n++] = text;
+	arg(a, INT8OID, Int64GetDatum(n), n < 0);
 }
 
 static void
-add_time(Values *a, TimestampTz t)
+arg_verdict(Args *a, bool known, bool value)
 {
-	add(a, t == 0 ? NULL : dr_time_text(t));
-}
-
-static void
-add_int(Values *a, int64 n)
-{
-	add(a, n < 0 ? NULL : psprintf(INT64_FORMAT, n));
-}
-
-static void
-add_bool(Values *a, bool known, bool value)
-{
-	add(a, !known ? NULL : value ? "true" : "false");
-}
-
-static void
-execute(const char *sql, const Values *a, int expected)
-{
-	Oid			types[MAX_VALUES];
-	Datum		values[MAX_VALUES];
-	char		nulls[MAX_VALUES];
-	int			rc;
-
-	if (!dr_catalogue_exists())
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_TABLE),
-				 errmsg("the catalogue of pg_dr does not exist in database \"%s\"", dr_database),
-				 errhint("Run CREATE EXTENSION pg_dr in the database that pg_dr.database names.")));
-	for (int i = 0; i < a->n; i++)
-	{
-		types[i] = TEXTOID;
-		nulls[i] = a->v[i] ? ' ' : 'n';
-		values[i] = a->v[i] ? CStringGetTextDatum(a->v[i]) : (Datum) 0;
-	}
-	rc = SPI_execute_with_args(sql, a->n, types, values, nulls, false, 0);
-	if (rc != expected)
-		elog(ERROR, "SPI_execute_with_args returned %s for: %s", SPI_result_code_string(rc), sql);
+	arg(a, BOOLOID, BoolGetDatum(value), !known);
 }
 
 /* A column of what execute() returned; NULL for null. */
@@ -86,79 +37,71 @@ result(uint64 row, int column)
 
 /* ---- a drill's row ---- */
 
-#define US(parameter)	parameter "::bigint * interval '1 microsecond'"
+#define US(parameter)	parameter " * interval '1 microsecond'"
 
 void
 dr_insert_drill(const DrJob *job, const char *directory)
 {
-	Values		a = {0};
+	Args		a = {0};
 
-	add(&a, job->id);
-	add(&a, job->repository);
-	add(&a, job->drill.scenario);
-	add(&a, job->drill.backup[0] != '\0' ? job->drill.backup : NULL);
-	add(&a, job->drill.target_time != 0 ? psprintf("time %s", dr_time_text(job->drill.target_time)) : NULL);
-	add(&a, job->requested_by);
-	add_time(&a, job->started_at);
-	add(&a, directory);
+	arg_text(&a, job->id);
+	arg_text(&a, job->repository);
+	arg_text(&a, job->drill.scenario);
+	arg_text(&a, job->drill.backup[0] != '\0' ? job->drill.backup : NULL);
+	arg_text(&a, job->drill.target_time != 0 ? psprintf("time %s", dr_time_text(job->drill.target_time)) : NULL);
+	arg_text(&a, job->requested_by);
+	arg_time(&a, job->started_at);
+	arg_text(&a, directory);
 	execute("INSERT INTO dr.drill (id, repository, scenario, backup, target, status, requested_by, started_at, directory) "
-			"VALUES ($1, $2, $3, $4, $5, 'running', $6, $7::timestamptz, $8)", &a, SPI_OK_INSERT);
-}
-
-static char *
-error_text(const DrReport *r)
-{
-	if (r->message[0] == '\0')
-		return NULL;
-	return dr_redacted(r->detail[0] == '\0' ? r->message : psprintf("%s (%s)", r->message, r->detail));
+			"VALUES ($1, $2, $3, $4, $5, 'running', $6, $7, $8)", &a, SPI_OK_INSERT);
 }
 
 static void
-add_result(Values *a, const DrDrillResult *r, const DrObjectives *o)
+arg_result(Args *a, const DrDrillResult *r, const DrObjectives *o)
 {
-	add_int(a, r->restore_us);
-	add_int(a, r->recovery_us);
-	add_int(a, r->start_us);
-	add_int(a, r->checks_us);
-	add_int(a, r->stop_us);
-	add_int(a, r->remove_us);
-	add_int(a, r->rto_us);
-	add_int(a, r->rpo_us);
-	add_int(a, o->rto_us > 0 ? o->rto_us : -1);
-	add_int(a, o->rpo_us > 0 ? o->rpo_us : -1);
-	add_bool(a, o->rto_us > 0 && r->rto_us >= 0, !r->rto_missed);
-	add_bool(a, o->rpo_us > 0 && r->rpo_us >= 0, !r->rpo_missed);
-	add_time(a, r->recovery_point);
-	add(a, r->reached ? psprintf("%X/%X", LSN_FORMAT_ARGS(r->reached)) : NULL);
-	add_int(a, r->bytes);
-	add_int(a, r->wal_bytes);
-	add(a, r->checks ? dr_redacted(r->checks) : NULL);
-	add(a, r->kept);
-	add(a, r->backup);
-	add(a, r->target);
+	arg_measured(a, r->restore_us);
+	arg_measured(a, r->recovery_us);
+	arg_measured(a, r->start_us);
+	arg_measured(a, r->checks_us);
+	arg_measured(a, r->stop_us);
+	arg_measured(a, r->remove_us);
+	arg_measured(a, r->rto_us);
+	arg_measured(a, r->rpo_us);
+	arg_measured(a, o->rto_us > 0 ? o->rto_us : -1);
+	arg_measured(a, o->rpo_us > 0 ? o->rpo_us : -1);
+	arg_verdict(a, o->rto_us > 0 && r->rto_us >= 0, !r->rto_missed);
+	arg_verdict(a, o->rpo_us > 0 && r->rpo_us >= 0, !r->rpo_missed);
+	arg_time(a, r->recovery_point);
+	arg_lsn(a, r->reached);
+	arg_measured(a, r->bytes);
+	arg_measured(a, r->wal_bytes);
+	arg_text(a, r->checks ? dr_redacted(r->checks) : NULL);
+	arg_text(a, r->kept);
+	arg_text(a, r->backup);
+	arg_text(a, r->target);
 }
 
 void
 dr_finish_drill(const DrJob *job, const DrDrillResult *r, const DrObjectives *objectives)
 {
-	Values		a = {0};
+	Args		a = {0};
 
-	add(&a, job->id);
-	add(&a, dr_outcome_name(DR_JOB_DRILL, job->outcome));
-	add_time(&a, job->ended_at);
-	add(&a, error_text(&job->report));
+	arg_text(&a, job->id);
+	arg_text(&a, dr_outcome_name(DR_JOB_DRILL, job->outcome));
+	arg_time(&a, job->ended_at);
+	arg_text(&a, dr_report_text(&job->report));
 	if (r == NULL)
 	{
-		execute("UPDATE dr.drill SET status = $2, ended_at = $3::timestamptz, error = $4 WHERE id = $1", &a, SPI_OK_UPDATE);
+		execute("UPDATE dr.drill SET status = $2, ended_at = $3, error = $4 WHERE id = $1", &a, SPI_OK_UPDATE);
 		return;
 	}
-	add_result(&a, r, objectives);
-	execute("UPDATE dr.drill SET status = $2, ended_at = $3::timestamptz, error = $4, "
+	arg_result(&a, r, objectives);
+	execute("UPDATE dr.drill SET status = $2, ended_at = $3, error = $4, "
 			"restore_time = " US("$5") ", recovery_time = " US("$6") ", start_time = " US("$7") ", "
 			"checks_time = " US("$8") ", stop_time = " US("$9") ", remove_time = " US("$10") ", "
 			"rto = " US("$11") ", rpo = " US("$12") ", rto_objective = " US("$13") ", rpo_objective = " US("$14") ", "
-			"rto_met = $15::boolean, rpo_met = $16::boolean, recovery_point = $17::timestamptz, "
-			"reached_lsn = $18::pg_lsn, bytes = $19::bigint, wal_bytes = $20::bigint, checks = $21::jsonb, kept = $22, "
+			"rto_met = $15, rpo_met = $16, recovery_point = $17, "
+			"reached_lsn = $18, bytes = $19, wal_bytes = $20, checks = $21::jsonb, kept = $22, "
 			"backup = coalesce($23, backup), target = coalesce($24, target) WHERE id = $1", &a, SPI_OK_UPDATE);
 }
 
@@ -167,7 +110,7 @@ dr_finish_drill(const DrJob *job, const DrDrillResult *r, const DrObjectives *ob
 void
 dr_running_drills(List **ids, List **directories, MemoryContext context)
 {
-	Values		a = {0};
+	Args		a = {0};
 	MemoryContext caller;
 
 	execute("SELECT id, directory FROM dr.drill WHERE status = 'running'", &a, SPI_OK_SELECT);
@@ -183,9 +126,9 @@ dr_running_drills(List **ids, List **directories, MemoryContext context)
 bool
 dr_interrupt_drill(const char *id)
 {
-	Values		a = {0};
+	Args		a = {0};
 
-	add(&a, id);
+	arg_text(&a, id);
 	execute("UPDATE dr.drill SET status = 'interrupted', ended_at = now(), "
 			"error = 'the server stopped while the drill was running' WHERE id = $1 AND status = 'running'", &a, SPI_OK_UPDATE);
 	return SPI_processed > 0;
@@ -204,9 +147,9 @@ us_result(int column)
 void
 dr_read_objectives(const char *scenario, DrObjectives *o)
 {
-	Values		a = {0};
+	Args		a = {0};
 
-	add(&a, scenario);
+	arg_text(&a, scenario);
 	execute("SELECT (extract(epoch FROM rto) * 1000000)::bigint, (extract(epoch FROM rpo) * 1000000)::bigint "
 			"FROM dr.objective WHERE scenario = $1", &a, SPI_OK_SELECT);
 	o->rto_us = SPI_processed > 0 ? us_result(1) : 0;
@@ -217,9 +160,9 @@ void
 dr_append_assertions(StringInfo request, const char *scenario)
 {
 	static const char *const keys[] = {"name", "database", "sql", "expected"};
-	Values		a = {0};
+	Args		a = {0};
 
-	add(&a, scenario);
+	arg_text(&a, scenario);
 	execute("SELECT name, database, sql, expected FROM dr.drill_check "
 			"WHERE enabled AND (scenario IS NULL OR scenario = $1) ORDER BY name COLLATE \"C\"", &a, SPI_OK_SELECT);
 	appendStringInfoString(request, ",\"checks\":[");
@@ -242,7 +185,7 @@ dr_append_assertions(StringInfo request, const char *scenario)
 void
 dr_beat(void)
 {
-	Values		a = {0};
+	Args		a = {0};
 
 	execute("INSERT INTO dr.heartbeat AS h (at) VALUES (clock_timestamp()) "
 			"ON CONFLICT (single) DO UPDATE SET at = excluded.at", &a, SPI_OK_INSERT);

@@ -105,6 +105,16 @@ arg_text_array(Args *a, List *texts)
 	arg_array(a, TEXTOID, values, NULL, n);
 }
 
+/* What a row says of how it ended; NULL: nothing. */
+static inline char *
+dr_report_text(const DrReport *report)
+{
+	if (report->message[0] == '\0')
+		return NULL;
+	return dr_redacted(report->detail[0] == '\0' ? report->message :
+					   psprintf("%s (%s)", report->message, report->detail));
+}
+
 /* ---- statements ---- */
 
 static inline uint64

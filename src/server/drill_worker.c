@@ -16,16 +16,10 @@
  */
 #include "postgres.h"
 
-#include "access/xact.h"
 #include "access/xlog.h"
 #include "catalog/pg_authid.h"
 #include "miscadmin.h"
-#include "pgstat.h"
-#include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
-#include "storage/condition_variable.h"
-#include "storage/ipc.h"
-#include "tcop/tcopprot.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
@@ -275,28 +269,11 @@ stop_child(Drill *d)
 static void
 end_with_error(Drill *d)
 {
-	ErrorData  *error;
+	ErrorData  *error = dr_job_caught(d->context);
 
-	MemoryContextSwitchTo(d->context);
-	error = CopyErrorData();
-	FlushErrorState();
-	LWLockReleaseAll();
-	ConditionVariableCancelSleep();
-	pgstat_report_wait_end();
-	AbortOutOfAnyTransaction();
-	MemoryContextSwitchTo(d->context);
 	if (d->has_result)
 		return;					/* its verdict stands */
-	if (error->sqlerrcode == ERRCODE_QUERY_CANCELED || dr_job_cancel_requested(d->slot))
-	{
-		d->job.outcome = DR_OUTCOME_CANCELLED;
-		dr_report_set(&d->job.report, ERRCODE_QUERY_CANCELED, "the drill was cancelled", NULL, NULL);
-	}
-	else
-	{
-		d->job.outcome = DR_OUTCOME_FAILED;
-		dr_report_set(&d->job.report, error->sqlerrcode, error->message, error->detail, error->hint);
-	}
+	dr_job_not_done(d->slot, &d->job, error);
 }
 
 /* What a child that was ended has left: the next one removes it, or housekeeping will. */
@@ -383,20 +360,11 @@ void
 dr_drill_worker_main(Datum arg)
 {
 	Drill	   *d;
-	uint64		number;
-
-	pqsignal(SIGHUP, SignalHandlerForConfigReload);
-	pqsignal(SIGTERM, die);
-	BackgroundWorkerUnblockSignals();
 
 	d = MemoryContextAllocZero(TopMemoryContext, sizeof(Drill));
 	d->context = AllocSetContextCreate(TopMemoryContext, "pg_dr drill", ALLOCSET_DEFAULT_SIZES);
 	d->slot = DatumGetInt32(arg);
-	memcpy(&number, MyBgworkerEntry->bgw_extra, sizeof(number));
-	if (!dr_job_attach(d->slot, number))
-		proc_exit(0);			/* nobody waits for us any more */
-	before_shmem_exit(at_exit, arg);
-	dr_job_read(d->slot, &d->job);
+	dr_job_begin(d->slot, at_exit, &d->job);
 	MemoryContextSwitchTo(d->context);
 	d->directory = pstrdup(dr_drill_directory);
 	initStringInfo(&d->assertions);

@@ -80,19 +80,6 @@ on_event(void *arg, const DrEvent *event)
 		dr_protocol_error(psprintf("Event \"%s\" was not expected.", event->name));
 }
 
-/* The backups that run are asked for before the program lists: who is not among them then has a manifest, or sees our marks. */
-static List *
-running_backups(void)
-{
-	char		(*ids)[PGDR_BACKUP_ID_MAX + 1] = palloc(sizeof(*ids) * DR_MAX_JOBS);
-	int			n = dr_jobs_at_work(ids);
-	List	   *list = NIL;
-
-	for (int i = 0; i < n; i++)
-		list = lappend(list, ids[i]);
-	return list;
-}
-
 static void
 ask_program(Expiry *x, bool dry_run)
 {
@@ -107,7 +94,8 @@ ask_program(Expiry *x, bool dry_run)
 		dr_request_text(&request, "policy", dr_retention);
 		dr_request_int(&request, "grace_s", dr_expire_grace);
 		dr_request_int(&request, "timeline", RecoveryInProgress() ? 0 : GetWALInsertionTimeLine());
-		dr_request_texts(&request, "running", running_backups());
+		/* Asked for before the program lists: who is not among them then has a manifest, or sees our marks. */
+		dr_request_texts(&request, "running", dr_running_backups());
 		dr_request_bool(&request, "dry_run", dry_run);
 		dr_request_end(&request);
 		dr_child_request(child, &request);

@@ -237,25 +237,14 @@ on_event(void *arg, const DrEvent *event)
 
 /* ---- the conversation ---- */
 
-/* Asked for before the catalogue is read and the repository listed: who is not among them then has its rows. */
-static List *
-running_backups(void)
-{
-	char		(*ids)[PGDR_BACKUP_ID_MAX + 1] = palloc(sizeof(*ids) * DR_MAX_JOBS);
-	int			n = dr_jobs_at_work(ids);
-	List	   *list = NIL;
-
-	for (int i = 0; i < n; i++)
-		list = lappend(list, ids[i]);
-	return list;
-}
-
 static void
 converse(Verification *v)
 {
 	StringInfoData request;
 	DrEvent		done;
-	List	   *running = running_backups();
+
+	/* Asked for before the catalogue is read and the repository listed: who is not among them then has its rows. */
+	List	   *running = dr_running_backups();
 
 	initStringInfo(&v->known);
 	dr_catalogue_run(tell_known, v);

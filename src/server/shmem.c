@@ -436,6 +436,18 @@ dr_jobs_at_work(char (*ids)[PGDR_BACKUP_ID_MAX + 1])
 	return n;
 }
 
+struct List *
+dr_running_backups(void)
+{
+	char		(*ids)[PGDR_BACKUP_ID_MAX + 1] = palloc(sizeof(*ids) * DR_MAX_JOBS);
+	int			n = dr_jobs_at_work(ids);
+	List	   *list = NIL;
+
+	for (int i = 0; i < n; i++)
+		list = lappend(list, ids[i]);
+	return list;
+}
+
 /* ---- the archiver ---- */
 
 void

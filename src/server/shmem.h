@@ -390,6 +390,9 @@ extern bool dr_job_is_known(const char *id);
 /* The backups that are at work: room for DR_MAX_JOBS ids. */
 extern int	dr_jobs_at_work(char (*ids)[PGDR_BACKUP_ID_MAX + 1]);
 
+/* The same as a list of texts; palloc'd. */
+extern struct List *dr_running_backups(void);
+
 /*
  * Tasks (task.c).  begin makes the id and remembers the slot; end is to be called
  * on every way out.

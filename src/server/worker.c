@@ -8,8 +8,13 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/interrupt.h"
+#include "storage/condition_variable.h"
 #include "storage/latch.h"
+#include "tcop/tcopprot.h"
 #include "utils/guc.h"
 #include "utils/wait_event.h"
 
@@ -64,6 +69,60 @@ dr_worker_connect(const char *application_name)
 	SetConfigOption("lock_timeout", "10s", PGC_USERSET, PGC_S_SESSION);
 }
 
+/* ---- the worker of a job ---- */
+
+void
+dr_job_begin(int slot, pg_on_exit_callback at_exit, DrJob *job)
+{
+	uint64		number;
+
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGTERM, die);
+	BackgroundWorkerUnblockSignals();
+	memcpy(&number, MyBgworkerEntry->bgw_extra, sizeof(number));
+	if (!dr_job_attach(slot, number))
+		proc_exit(0);			/* nobody waits for us any more */
+	before_shmem_exit(at_exit, Int32GetDatum(slot));
+	dr_job_read(slot, job);
+}
+
+ErrorData *
+dr_job_caught(MemoryContext context)
+{
+	ErrorData  *error;
+
+	MemoryContextSwitchTo(context);
+	error = CopyErrorData();
+	FlushErrorState();
+	LWLockReleaseAll();
+	ConditionVariableCancelSleep();
+	pgstat_report_wait_end();
+	AbortOutOfAnyTransaction();
+	MemoryContextSwitchTo(context);
+	return error;
+}
+
+static char *
+cancelled_text(const DrJob *job)
+{
+	return psprintf("the %s was cancelled", dr_job_noun(job->type));
+}
+
+void
+dr_job_not_done(int slot, DrJob *job, const ErrorData *error)
+{
+	if (error->sqlerrcode == ERRCODE_QUERY_CANCELED || dr_job_cancel_requested(slot))
+	{
+		job->outcome = DR_OUTCOME_CANCELLED;
+		dr_report_set(&job->report, ERRCODE_QUERY_CANCELED, cancelled_text(job), NULL, NULL);
+	}
+	else
+	{
+		job->outcome = DR_OUTCOME_FAILED;
+		dr_report_set(&job->report, error->sqlerrcode, error->message, error->detail, error->hint);
+	}
+}
+
 void
 dr_job_check_cancel(int slot)
 {
@@ -74,7 +133,7 @@ dr_job_check_cancel(int slot)
 		return;
 	dr_job_read(slot, &job);
 	ereport(ERROR,
-			(errcode(ERRCODE_QUERY_CANCELED), errmsg("the %s was cancelled", dr_job_noun(job.type))));
+			(errcode(ERRCODE_QUERY_CANCELED), errmsg_internal("%s", cancelled_text(&job))));
 }
 
 void

@@ -4,6 +4,7 @@
  *	  flow/expire.h): whatever ends a run, every manifest has its packs.
  */
 #include "unit.h"
+#include "scratch.h"
 
 #include <sys/stat.h>
 #include <unistd.h>
@@ -13,39 +14,6 @@
 #define SEG		(16 * 1024 * 1024)
 #define DAY_0	(INT64CONST(1893412800) * 1000000)	/* 2029-12-31, noon */
 #define SYSID	"7"
-
-static char top[64];
-
-static int
-make_top(void **state)
-{
-	strcpy(top, "/tmp/pgdr_t_unit.XXXXXX");
-	return mkdtemp(top) == NULL ? -1 : 0;
-}
-
-static int
-remove_top(void **state)
-{
-	char		command[128];
-
-	snprintf(command, sizeof(command), "rm -rf '%s'", top);
-	return system(command);
-}
-
-static Repository
-new_repository(void)
-{
-	static int	n;
-	Repository	repo;
-	DrError		err;
-	char		url[96];
-	RepositoryAccess access = {.url = url, .key_file = "none"};
-
-	snprintf(url, sizeof(url), "file://%s/%d", top, n++);
-	assert_int_equal(mkdir(url + 7, 0700), 0);
-	assert_ok(repository_open(&repo, &access, true, &err), err);
-	return repo;
-}
 
 /* ---- what is in it ---- */
 

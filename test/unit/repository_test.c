@@ -6,6 +6,7 @@
  * Copyright (c) 2026, pg_dr contributors
  */
 #include "unit.h"
+#include "scratch.h"
 
 #include <pthread.h>
 #include <sys/stat.h>
@@ -16,24 +17,6 @@
 
 #define RACERS	8
 #define RACES	50
-
-static char top[64];
-
-static int
-make_top(void **state)
-{
-	strcpy(top, "/tmp/pgdr_t_unit.XXXXXX");
-	return mkdtemp(top) == NULL ? -1 : 0;
-}
-
-static int
-remove_top(void **state)
-{
-	char		command[128];
-
-	snprintf(command, sizeof(command), "rm -rf '%s'", top);
-	return system(command);
-}
 
 static bool
 open_repository(Repository *repo, const char *url, DrError *err)

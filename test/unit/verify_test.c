@@ -4,6 +4,7 @@
  *	  here, since no server makes it.  And what is read how often (V2, V3 in flow/verify.h).
  */
 #include "unit.h"
+#include "scratch.h"
 
 #include <sys/stat.h>
 #include <unistd.h>
@@ -22,39 +23,6 @@
 #define INCREMENT	"20260102T000000Z-incremental-000002"
 #define FILE_PATH	"base/5/100.1"	/* its blocks begin with the segment's first */
 #define SEGMENT_BLOCKS	131072
-
-static char top[64];
-
-static int
-make_top(void **state)
-{
-	strcpy(top, "/tmp/pgdr_t_unit.XXXXXX");
-	return mkdtemp(top) == NULL ? -1 : 0;
-}
-
-static int
-remove_top(void **state)
-{
-	char		command[128];
-
-	snprintf(command, sizeof(command), "rm -rf '%s'", top);
-	return system(command);
-}
-
-static Repository
-new_repository(void)
-{
-	static int	n;
-	Repository	repo;
-	DrError		err;
-	char		url[96];
-	RepositoryAccess access = {.url = url,.key_file = "none"};
-
-	snprintf(url, sizeof(url), "file://%s/%d", top, n++);
-	assert_int_equal(mkdir(url + 7, 0700), 0);
-	assert_ok(repository_open(&repo, &access, true, &err), err);
-	return repo;
-}
 
 /* ---- what is in it ---- */
 
