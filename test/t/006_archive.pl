@@ -83,7 +83,7 @@ pass('the original archives as before');
 # --- adopted, the copy is the writer, with its history; the original must lose, clearly
 $copy->safe_psql('postgres', 'SELECT dr_adopt()');
 wait_until('the copy archives', sub { $node->archived($foreign) });
-ok($node->archived('00000002.history'), 'its timeline history is archived');
+wait_until('its timeline history is archived', sub { $node->archived("00000002.history") });
 $offset = -s $node->logfile;
 $node->safe_psql('postgres', 'SELECT pg_sleep(1.1)');	# the archiver asks who the writer is once a second
 my $lost = $node->safe_psql('postgres', q{SELECT pg_create_restore_point('a'); SELECT pg_walfile_name(pg_switch_wal())}) =~ s/.*\n//sr;

@@ -25,6 +25,7 @@ use Exporter ();
 use File::Path ();
 use FindBin;
 use IPC::Run ();
+use IPC::SysV qw(IPC_RMID);
 use JSON::PP ();
 use PgDr::Store;
 use PostgreSQL::Test::Utils ();
@@ -142,6 +143,7 @@ max_wal_senders = 4
 max_connections = 40
 shared_buffers = 16MB
 max_wal_size = 256MB
+dynamic_shared_memory_type = mmap
 log_statement = none
 shared_preload_libraries = 'pg_dr'
 archive_mode = on
@@ -225,7 +227,9 @@ sub listing
 	return map { @{ $_->{backups} } } @{ JSON::PP::decode_json($out) };
 }
 
-# Everything that is written so far is in the repository; returns the last segment's name.
+# Everything that is written so far is in the repository; returns the last segment's name.  Several files
+# are on their way at once, so an earlier one may come after it: that they are all there is what the server
+# has been told, in its order.
 sub wait_archived
 {
 	my ($self) = @_;
@@ -234,19 +238,22 @@ sub wait_archived
 		SELECT pg_walfile_name(pg_switch_wal())});
 	$segment =~ s/.*\n//s;
 	wait_until("$segment is archived",
-		sub { $self->archived($segment) });
+		sub { $self->archived($segment) && !-e $self->data_dir . "/pg_wal/archive_status/$segment.ready" });
 	return $segment;
 }
 
-# kill -9 of the postmaster; returns when every process of the server is gone.  A machine that
-# went down leaves no zombie either, which would look like a running server to the next one.
+# kill -9 of the postmaster; returns when every process of the server is gone.  A machine that went down
+# leaves neither a zombie, which would look like a running server to the next one, nor shared memory.
 sub machine_dies
 {
 	my ($self) = @_;
 	my @family = $self->{_pid} ? ($self->{_pid}, descendants($self->{_pid})) : ();
+	my $pid_file = $self->data_dir . '/postmaster.pid';
+	my $memory = -e $pid_file && (split /\n/, PostgreSQL::Test::Utils::slurp_file($pid_file))[6];
 	$self->kill9;
 	wait_until('the server is gone', sub { !grep { !process_gone($_) } @family });
-	unlink $self->data_dir . '/postmaster.pid', $self->host . '/.s.PGSQL.' . $self->port . '.lock';
+	shmctl($1, IPC_RMID, 0) if $memory && $memory =~ /^\s*\d+\s+(\d+)/;
+	unlink $pid_file, $self->host . '/.s.PGSQL.' . $self->port . '.lock';
 	return;
 }
 
