@@ -131,4 +131,26 @@ $exit = ($node->reader('verify'))[0];
 is($exit, 0, 'the independent reader finds no problem');
 $standby->stop;
 $node->stop('immediate');
+
+# --- a data directory that was rolled back to an older copy: the names are taken by a history that it has
+# left.  What stands there is not this backup's WAL, so there is no backup
+my $rolled = PgDr::Test->create('rolled', wal_segsize => 1);
+$rolled->wait_archived;
+$rolled->stop;
+system_or_bail('cp', '-a', $rolled->data_dir, $rolled->data_dir . '.older');
+$rolled->start;
+$rolled->wait_archived for 1 .. 6;
+$rolled->stop;
+system_or_bail('rm', '-rf', $rolled->data_dir);
+rename $rolled->data_dir . '.older', $rolled->data_dir or die $!;
+$rolled->start;
+my $finish = $rolled->start_backup;
+$rolled->poll_query_until('postgres', q{SELECT phase LIKE 'waiting for WAL%' FROM dr_progress});
+$rolled->wait_for_log(qr/already archived with other content/);
+sleep 2;
+like($rolled->safe_psql('postgres', q{SELECT phase FROM dr_progress}), qr/^waiting for WAL/, 'rolled back: a backup waits for WAL of its own');
+$rolled->safe_psql('postgres', q{SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE query ~ 'dr_backup' AND pid <> pg_backend_pid()});
+isnt(($finish->())[0], 0, 'and does not complete');
+is(scalar($rolled->listed), 0, 'nor is one listed');
+$rolled->stop('immediate');
 done_testing();
