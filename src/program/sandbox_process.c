@@ -91,7 +91,7 @@ with_path(char *const *argv, char *path)
 }
 
 /* In the new process, a copy of one with threads: system calls only. */
-pg_attribute_noreturn() static void
+_Noreturn static void
 become(const char *path, char *const *argv, char *const *environment, const char *directory, int output,
 	   int death_signal, int pass_fd, pid_t parent)
 {

@@ -550,7 +550,7 @@ detach(int directory, int ready)
  * In the new process: one of its kind at a time (the lock, held for life); says
  * "ready" by the pipe, or nothing.
  */
-pg_attribute_noreturn() static void
+_Noreturn static void
 serve(const Access *access, bool wait, int directory, int ready)
 {
 	Spool		s = {.access = *access,.lock = PTHREAD_MUTEX_INITIALIZER,.work = PTHREAD_COND_INITIALIZER,
