@@ -27,9 +27,7 @@ SKIP:
 	my $home = $node->repository;
 	move_repository(PgDr::Store->new($small));
 	my $whole = $node->full_backup;
-	open my $filler, '>', "$small/filler" or die $!;
-	1 while syswrite $filler, "\0" x 4096;
-	close $filler;
+	fill($small);
 	refused('a full repository', qr/No space left/, qr/Make room/);
 	archiving_fails('a full repository');
 	my @partial = grep { !/\Q$whole\E/ } $node->objects(qr{/backup/});
@@ -41,6 +39,57 @@ SKIP:
 	is_deeply([ $node->listed ], [ $whole, $again ], 'and backups are made again');
 	$node->stop;
 	move_repository($home);
+}
+
+# --- no room for the change map: the server goes on, backups read everything, and the map goes on where it was
+SKIP:
+{
+	skip 'only once', 1 unless $directory;
+	my $small = $ENV{PGDR_SMALL_FS} or skip 'NOT TESTED: no room for the change map (no file system could be mounted)', 1;
+	$node->stop;
+	moved_to($small, $node->data_dir . '/pg_dr/map');
+	$node->start;
+	$node->full_backup;
+	fill($small);
+	$node->safe_psql('postgres', 'UPDATE t SET g = g + 1; CHECKPOINT');
+	my ($exit, $id, $err) = $node->psql('postgres', q{SELECT dr_backup('incremental')});
+	is($exit, 0, 'no room for the change map: an incremental backup') or diag $err;
+	like($err, qr/everything is read: /, 'reads everything, and says so');
+	like($node->safe_psql('postgres', q{SELECT status, detail FROM dr_status WHERE concern = 'change_map'}), qr/^(warning|critical)\|.*No space left/, 'dr_status says why');
+	unlink "$small/filler";
+	$node->poll_query_until('postgres', q{SELECT state = 'mapping' FROM dr.change_map()});
+	$node->safe_psql('postgres', 'DELETE FROM t WHERE g < 1000');
+	($exit, $id, $err) = $node->psql('postgres', q{SELECT dr_backup('incremental')});
+	is("$exit$err", 0, 'when there is room, the next one reads what changed');
+	my $sum = $node->checksums;
+	$node->wait_archived;
+	is($node->restored('mapped', args => [ '--backup', $id ])->checksums, $sum, 'which restores');
+	$node->stop;
+	unlink $node->data_dir . '/pg_dr/map';
+	rename "$small/map", $node->data_dir . '/pg_dr/map' or system_or_bail('mv', "$small/map", $node->data_dir . '/pg_dr/map');
+	$node->start;
+}
+
+# --- no room for what recovery fetches ahead: it recovers all the same
+SKIP:
+{
+	skip 'only once', 1 unless $directory;
+	my $small = $ENV{PGDR_SMALL_FS} or skip 'NOT TESTED: no room ahead of recovery (no file system could be mounted)', 1;
+	my $id = $node->full_backup;
+	$node->safe_psql('postgres', 'INSERT INTO t SELECT g, gen_random_uuid() FROM generate_series(1, 200000) g');
+	my $sum = $node->checksums;
+	my $segments = $node->safe_psql('postgres', "SELECT ceil(pg_wal_lsn_diff(pg_current_wal_lsn(), start_lsn) / (1024 * 1024)) FROM dr_backups WHERE id = '$id'");
+	cmp_ok($segments, '>', 10, 'recovery will keep many segments, as it does until a restart point');
+	$node->wait_archived;
+	my $copy = $node->restored('narrow', start => 0);
+	moved_to($small, $copy->data_dir . '/pg_wal');
+	fill($small);
+	truncate "$small/filler", (-s "$small/filler") - ($segments + 4) * 1024 * 1024 or die $!;
+	$copy->start;
+	$copy->wait_recovered;
+	is($copy->checksums, $sum, 'recovered with room for four more');
+	$copy->stop;
+	system_or_bail('rm', '-rf', "$small/pg_wal", "$small/filler");
 }
 
 # --- the server is not set up
@@ -94,6 +143,25 @@ sub archiving_fails
 	ok(-e $node->data_dir . "/pg_wal/archive_status/$segment.ready", "$what: the segment waits in pg_wal");
 	ok(!$node->archived($segment), "$what: and is not in the repository");
 	is($node->safe_psql('postgres', q{SELECT status FROM dr_status WHERE concern = 'archiving'}), 'critical', "$what: dr_status says so");
+	return;
+}
+
+sub fill
+{
+	my ($small) = @_;
+	open my $filler, '>', "$small/filler" or die $!;
+	1 while syswrite $filler, "\0" x 4096;
+	close $filler;
+	return;
+}
+
+# A directory lies there now, with a link where it was.
+sub moved_to
+{
+	my ($small, $path) = @_;
+	my ($name) = $path =~ m{([^/]+)$};
+	system_or_bail('mv', $path, "$small/$name");
+	symlink "$small/$name", $path or die $!;
 	return;
 }
 
