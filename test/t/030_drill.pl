@@ -193,6 +193,19 @@ damaged('a damaged segment', sub { $store->flip($_[0]) }, qr/./, $node->wal_obje
 damaged('a corrupt pack', sub { $store->flip($_[0]) }, qr/pack-/, ($node->objects(qr{\Q$backup\E/pack-}))[0]);
 is(drill('amcheck => false')->{status}, 'passed', 'and when all is well again it passes');
 
+# --- a library that recovery could not do without
+configure("pg_dr.drill_preload = 'pg_stat_statements'");
+sql(q{UPDATE dr.drill_check SET expected = 'pg_stat_statements' WHERE name = 'setting shared_preload_libraries'});
+$row = drill('amcheck => false');
+is($row->{status}, 'passed', 'a library that was named is loaded, and no other') or diag $row->{error};
+configure("pg_dr.drill_preload = 'no_such_library'");
+$row = drill('amcheck => false');
+is($row->{status}, 'failed', 'one that is not there');
+like($row->{error}, qr/did not come up.*could not access file "no_such_library"/s, 'is named');
+nothing_left('a server that does not come up');
+configure("pg_dr.drill_preload = ''");
+sql(q{UPDATE dr.drill_check SET expected = '' WHERE name = 'setting shared_preload_libraries'});
+
 # --- limits
 configure('pg_dr.drill_max_size = 1MB');
 like(drill()->{error}, qr/larger than a drill may be/, 'a cluster may be too large');
