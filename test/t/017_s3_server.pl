@@ -31,7 +31,7 @@ use Test::More;
 		[ 'a flipped pack', $pack, sub { $repository->flip($pack) }, qr/SHA-256|damaged/ ],
 		[ 'a missing pack', $pack, sub { $repository->remove($pack) }, qr/does not exist/ ],
 		[ 'a longer pack', $pack, sub { $repository->write($pack, $repository->read($pack) . 'x') }, qr/longer|SHA-256/ ],
-		[ 'another pack in its place', $pack, sub { $repository->copy($other, $pack) }, qr/SHA-256|longer/ ],
+		[ 'another pack in its place', $pack, sub { $repository->copy($other, $pack) }, qr/SHA-256|longer|shorter/ ],
 		[ 'a flipped manifest', $manifest, sub { $repository->flip($manifest) }, qr/damaged/ ],
 		[ 'an emptied manifest', $manifest, sub { $repository->write($manifest, '') }, qr/short|damaged/ ],
 		[ 'a flipped segment', $segment, sub { $repository->flip($segment) }, qr/damaged|not what this database recorded/ ],
