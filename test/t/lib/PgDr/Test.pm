@@ -300,6 +300,20 @@ sub own_address
 	return;
 }
 
+# Also while the server is down: then psql may be gone before it has read the query, and IPC::Run dies of that.
+sub poll_query_until
+{
+	my ($self, @query) = @_;
+	my $end = time() + $TIMEOUT;
+	for (;;)
+	{
+		my $found = eval { $self->SUPER::poll_query_until(@query) };
+		return $found unless $@;
+		die $@ unless $@ =~ /Broken pipe/ && time() < $end;
+		usleep(50_000);
+	}
+}
+
 sub wait_recovered
 {
 	my ($self) = @_;
