@@ -1,28 +1,12 @@
 /*
  * access.c
- *	  The options that every command with a repository takes.
+ *	  The repository and the cluster that a command's options name.
  *
  * Copyright (c) 2026, pg_dr contributors
  */
 #include "program/access.h"
 
 #include "flow/inventory.h"
-
-bool
-access_option(Access *a, int option, const char *value)
-{
-	if (option == OPT_REPOSITORY)
-		a->url = value;
-	else if (option == OPT_KEY_FILE)
-		a->key_file = value;
-	else if (option == OPT_CREDENTIALS_FILE)
-		a->credentials_file = value;
-	else if (option == OPT_SYSTEM_IDENTIFIER)
-		a->system_identifier = value;
-	else
-		return false;
-	return true;
-}
 
 bool
 access_open(const Access *a, bool impatient, Repository *repo, DrError *err)

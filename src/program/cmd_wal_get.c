@@ -12,7 +12,6 @@
  */
 #include "postgres_fe.h"
 
-#include <getopt.h>
 #include <unistd.h>
 
 #include "core/step.h"
@@ -28,17 +27,17 @@
 
 /* Without the help of a process that works ahead. */
 static StoreResult
-get_alone(const Access *a, bool wait, const char *file, const char *path, DrError *err)
+get_alone(const WalAsk *ask, DrError *err)
 {
 	Repository	repo;
-	WalServe	serve = {.repo = &repo,.sysid = a->system_identifier,.threads = FETCH_THREADS};
+	WalServe	serve = {.repo = &repo,.sysid = ask->access.system_identifier,.threads = FETCH_THREADS};
 	Bytes		plain = {0};
 	StoreResult r;
 
-	if (!access_open_for_recovery(a, wait, &repo, err))
+	if (!access_open_for_recovery(&ask->access, ask->wait, &repo, err))
 		return STORE_FAILED;
-	r = wal_serve(&serve, file, &plain, err);
-	if (r == STORE_OK && !spool_write(path, &plain, err))
+	r = wal_serve(&serve, ask->file, &plain, err);
+	if (r == STORE_OK && !spool_write(ask->path, &plain, err))
 		r = STORE_FAILED;
 	bytes_free(&plain);
 	wal_serve_free(&serve);
@@ -47,15 +46,15 @@ get_alone(const Access *a, bool wait, const char *file, const char *path, DrErro
 }
 
 static SpoolAnswer
-get_once(const Access *a, bool wait, const char *file, const char *path, DrError *err)
+get_once(const WalAsk *ask, DrError *err)
 {
 	/* Who holds a step wants it here. */
-	SpoolAnswer answer = getenv("PG_DR_HOLD_AT") ? SPOOL_NONE : spool_ask(a, wait, file, path, err);
+	SpoolAnswer answer = getenv("PG_DR_HOLD_AT") ? SPOOL_NONE : spool_ask(ask, err);
 	StoreResult r;
 
 	if (answer != SPOOL_NONE)
 		return answer;
-	r = get_alone(a, wait, file, path, err);
+	r = get_alone(ask, err);
 	return r == STORE_OK ? SPOOL_STORED : r == STORE_ABSENT ? SPOOL_ABSENT : SPOOL_FAILED;
 }
 
@@ -65,13 +64,13 @@ get_once(const Access *a, bool wait, const char *file, const char *path, DrError
  * the standby, the other would let it promote without what is in the repository.
  */
 static int
-get(const Access *a, const char *file, const char *path, bool wait)
+get(const WalAsk *ask)
 {
 	DrError		err;
 	int64		said = 0;
 	SpoolAnswer answer;
 
-	while ((answer = get_once(a, wait, file, path, &err)) == SPOOL_FAILED && wait && err.code == DR_IO)
+	while ((answer = get_once(ask, &err)) == SPOOL_FAILED && ask->wait && err.code == DR_IO)
 	{
 		if (time_now() - said > SAY_AGAIN_US)
 		{
@@ -88,31 +87,18 @@ get(const Access *a, const char *file, const char *path, bool wait)
 	return answer == SPOOL_STORED ? EXIT_SUCCESS : EXIT_ABORT;
 }
 
-enum
-{
-	OPT_WAIT = OPT_COMMAND
-};
-
 int
 wal_get_main(int argc, char **argv)
 {
-	static const struct option options[] = {ACCESS_OPTIONS,
-	{"wait", no_argument, NULL, OPT_WAIT}, {NULL, 0, NULL, 0}};
-	Access		a = {0};
-	const char *missing;
-	bool		wait = false;
-	int			c;
+	WalAsk		ask;
+	const char *wrong;
 
 	step_hold_at(getenv("PG_DR_HOLD_AT") ? getenv("PG_DR_HOLD_AT") : "", announce_held);
-	opterr = 0;					/* we say it ourselves */
-	while ((c = getopt_long(argc, argv, "", options, NULL)) != -1)
-		if (c == OPT_WAIT)
-			wait = true;
-		else if (!access_option(&a, c, optarg))
-			return usage_error("wal-get", "option \"%s\" is unknown or lacks its value", argv[optind - 1]), EXIT_ABORT;
-	if ((missing = access_missing(&a)) != NULL)
-		return usage_error("wal-get", "%s", missing), EXIT_ABORT;
-	if (a.system_identifier == NULL || argc - optind != 2)
+	if ((wrong = ask_parse(&ask, argc, argv)) != NULL)
+		return usage_error("wal-get", "option \"%s\" is unknown or lacks its value", wrong), EXIT_ABORT;
+	if ((wrong = access_missing(&ask.access)) != NULL)
+		return usage_error("wal-get", "%s", wrong), EXIT_ABORT;
+	if (ask.access.system_identifier == NULL || ask.file == NULL)
 		return usage_error("wal-get", "expected --system-identifier, the file's name and its destination"), EXIT_ABORT;
-	return get(&a, argv[optind], argv[optind + 1], wait);
+	return get(&ask);
 }

@@ -43,7 +43,7 @@ static const struct
 		"      restore, recover and start in DIR, check, measure, and remove it again\n"},
 	{"wal-get", wal_get_main,
 		"  pg_dr wal-get --repository URL --key-file FILE --system-identifier N [--wait] %f %p\n"
-		"      the restore_command that restore writes\n"},
+		"      what a restore_command does; restore writes pg_dr-wal-get there, the same but quicker\n"},
 	{"agent", agent_main, NULL},
 };
 

@@ -184,7 +184,7 @@ proc_link(const char *pid, const char *what, char *out, size_t size)
 static bool
 is_ours(const char *pid, const char *directory, bool *is_server)
 {
-	static const char *const programs[] = {"postgres", "pg_dr", "pg_amcheck", "pg_checksums"};
+	static const char *const programs[] = {"postgres", "pg_dr", "pg_dr-wal-get", "pg_amcheck", "pg_checksums"};
 	char		link[MAXPGPATH];
 	size_t		n = strlen(directory);
 	const char *name;

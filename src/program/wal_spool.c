@@ -3,8 +3,9 @@
  *	  A process that fetches WAL ahead of recovery.
  *
  * restore_command runs once per file, and recovery waits for it.  So the first
- * wal-get leaves a process behind (of the server's user, in a session of its own) that keeps the repository open and fetches
- * what recovery will want next, several files at once, into
+ * wal-get leaves a process behind (of the server's user, in a session of its
+ * own) that keeps the repository open and fetches what recovery will want next,
+ * several files at once, into
  *
  *		<directory of the destination>/pg_dr.spool/		socket, lock, <file>, temporaries
  *
@@ -40,15 +41,14 @@
 #include "core/step.h"
 #include "flow/wal_serve.h"
 #include "program/agent.h"
+#include "program/wal_ask.h"
 #include "program/wal_spool.h"
 
-#define SPOOL_DIR		"pg_dr.spool"
+#define FAILED			"failed "
 #define SPOOL_FILES		32
 #define SPOOL_BYTES		(512 * 1024 * 1024)
 #define SPOOL_THREADS	4
 #define IDLE_S			30
-#define ANSWER_MAX		8192
-#define ANSWER_S		900		/* every request to a store ends before that */
 #define QUESTION_S		5		/* a question is one line, written at once */
 
 typedef enum EntryState
@@ -74,7 +74,7 @@ typedef struct Spool
 	Access		access;
 	Repository	repo;
 	WalServe	serve;
-	char		digest[17];		/* of the options */
+	char		digest[ASK_DIGEST_MAX + 1]; /* of the options */
 	TimeLineID	newest;			/* timeline of which a segment was asked for */
 	History		history;		/* its; n is 0 until it is needed */
 
@@ -140,19 +140,6 @@ spool_write(const char *path, const Bytes *plain, DrError *err)
 	}
 	pfree(temporary);
 	return ok;
-}
-
-/* What tells one set of options from another, without telling them. */
-static void
-options_digest(const Access *a, bool wait, char out[17])
-{
-	uint8		hash[32];
-	char	   *text = psprintf("%d\n%s\n%s\n%s\n%s\n" PGDR_VERSION, wait, a->url, a->key_file,
-								a->credentials_file ? a->credentials_file : "", a->system_identifier);
-
-	sha256(text, strlen(text), hash);
-	hex_encode(hash, 8, out);
-	pfree(text);
 }
 
 /* ---- fetching ahead; the working directory is the spool's ---- */
@@ -374,12 +361,16 @@ cut_at_switch(Spool *s, const char *file, const WalFile *wal, DrError *err)
 	return ok;
 }
 
-static json_t *
+/* As wal_ask.h says; malloc'd. */
+static char *
 answer(Spool *s, const char *file)
 {
 	WalFile		wal;
 	DrError		err;
 	StoreResult r;
+	json_t	   *error;
+	char	   *text;
+	char	   *line;
 
 	if (!wal_file_parse(file, &wal))
 	{
@@ -395,69 +386,35 @@ answer(Spool *s, const char *file)
 	}
 	if (r == STORE_OK && wal.kind == KIND_WAL && !cut_at_switch(s, file, &wal, &err))
 		r = STORE_FAILED;
-	if (r == STORE_FAILED)
-		return json_pack("{s:s, s:i, s:o, s:o, s:o}", "result", "failed", "code", (int) err.code,
-						 "message", json_lossy(err.message), "detail", json_lossy(err.detail),
-						 "hint", json_lossy(err.hint));
-	return json_pack("{s:s}", "result", r == STORE_OK ? "stored" : "absent");
+	if (r != STORE_FAILED)
+		return pg_strdup(r == STORE_OK ? "stored" : "absent");
+	error = json_pack("{s:i, s:o, s:o, s:o}", "code", (int) err.code, "message", json_lossy(err.message),
+					  "detail", json_lossy(err.detail), "hint", json_lossy(err.hint));
+	text = json_dumps(error, JSON_COMPACT);
+	line = psprintf(FAILED "%s", text ? text : "{}");
+	free(text);
+	json_decref(error);
+	return line;
 }
 
 /* ---- the process ---- */
 
-static bool
-read_line(int fd, char *line, size_t size, int timeout_s)
-{
-	size_t		n = 0;
-	struct pollfd p = {.fd = fd, .events = POLLIN};
-
-	while (n + 1 < size)
-	{
-		ssize_t		r;
-
-		if (poll(&p, 1, timeout_s * 1000) <= 0)
-			return false;
-		r = read(fd, line + n, size - 1 - n);
-		if (r <= 0)
-			return false;
-		n += r;
-		line[n] = '\0';
-		if (line[n - 1] == '\n')
-		{
-			line[n - 1] = '\0';
-			return true;
-		}
-	}
-	return false;
-}
-
-static bool
-write_line(int fd, const char *line)
-{
-	size_t		n = strlen(line);
-
-	return send(fd, line, n, MSG_NOSIGNAL) == (ssize_t) n && send(fd, "\n", 1, MSG_NOSIGNAL) == 1;
-}
-
-/* A question is "<digest of options> <file>".  False: for others than us, go. */
+/* False: for others than us, go. */
 static bool
 hear(Spool *s, int fd)
 {
 	char		line[128];
-	char		digest[17];
+	char		digest[ASK_DIGEST_MAX + 1];
 	char		file[64];
-	json_t	   *reply;
-	char	   *text;
+	char	   *reply;
 
 	if (!read_line(fd, line, sizeof(line), QUESTION_S) || sscanf(line, "%16s %63s", digest, file) != 2)
 		return true;
 	if (strcmp(digest, s->digest) != 0)
 		return false;			/* the end of the connection tells */
 	reply = answer(s, file);
-	text = json_dumps(reply, JSON_COMPACT);
-	if (text != NULL)
-		write_line(fd, text);	/* who doesn't listen any more asks again */
-	free(text);
-	json_decref(reply);
+	write_line(fd, reply);		/* who doesn't listen any more asks again */
+	free(reply);
 	return true;
 }
 
@@ -551,9 +508,9 @@ detach(int directory, int ready)
  * "ready" by the pipe, or nothing.
  */
 _Noreturn static void
-serve(const Access *access, bool wait, int directory, int ready)
+serve(const WalAsk *ask, int directory, int ready)
 {
-	Spool		s = {.access = *access,.lock = PTHREAD_MUTEX_INITIALIZER,.work = PTHREAD_COND_INITIALIZER,
+	Spool		s = {.access = ask->access,.lock = PTHREAD_MUTEX_INITIALIZER,.work = PTHREAD_COND_INITIALIZER,
 	.done = PTHREAD_COND_INITIALIZER};
 	char		data_directory[MAXPGPATH];
 	int			lock;
@@ -566,10 +523,10 @@ serve(const Access *access, bool wait, int directory, int ready)
 		flock(lock, LOCK_EX | LOCK_NB) != 0)
 		_exit(EXIT_SUCCESS);
 	clear_directory();
-	options_digest(access, wait, s.digest);
-	if (access_open_for_recovery(access, wait, &s.repo, &err) && (listener = listen_here()) >= 0)
+	ask_digest(ask, s.digest);
+	if (access_open_for_recovery(&ask->access, ask->wait, &s.repo, &err) && (listener = listen_here()) >= 0)
 	{
-		s.serve = (WalServe) {.repo = &s.repo,.sysid = access->system_identifier,.threads = SPOOL_THREADS};
+		s.serve = (WalServe) {.repo = &s.repo,.sysid = ask->access.system_identifier,.threads = SPOOL_THREADS};
 		if (write(ready, "1", 1) == 1)
 		{
 			close(ready);
@@ -582,50 +539,8 @@ serve(const Access *access, bool wait, int directory, int ready)
 
 /* ---- the asker ---- */
 
-static int
-open_directory(const char *path)
-{
-	char	   *directory = pg_strdup(path);
-	char	   *status;
-	char	   *spool;
-	struct stat st;
-	int			fd = -1;
-
-	get_parent_directory(directory);
-	status = psprintf("%s/archive_status", directory[0] ? directory : ".");
-	spool = psprintf("%s/" SPOOL_DIR, directory[0] ? directory : ".");
-	/* Only where a server wants it: not where somebody looks at a segment by hand. */
-	if (access(status, F_OK) == 0 && (mkdir(spool, 0700) == 0 || errno == EEXIST))
-		fd = open(spool, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-	if (fd >= 0 && (fstat(fd, &st) != 0 || st.st_uid != geteuid()))
-	{
-		close(fd);
-		fd = -1;
-	}
-	pfree(status);
-	pfree(spool);
-	free(directory);
-	return fd;
-}
-
-/* By way of /proc, because a socket's path must be short. */
-static int
-connect_to(int directory)
-{
-	struct sockaddr_un address = {.sun_family = AF_UNIX};
-	int			fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-
-	snprintf(address.sun_path, sizeof(address.sun_path), "/proc/self/fd/%d/socket", directory);
-	if (fd >= 0 && connect(fd, (struct sockaddr *) &address, sizeof(address)) != 0)
-	{
-		close(fd);
-		fd = -1;
-	}
-	return fd;
-}
-
 static void
-start_process(const Access *access, bool wait, int directory)
+start_process(const WalAsk *ask, int directory)
 {
 	int			ready[2];
 	char		byte;
@@ -637,7 +552,7 @@ start_process(const Access *access, bool wait, int directory)
 	if (pid == 0)
 	{
 		close(ready[0]);
-		serve(access, wait, directory, ready[1]);
+		serve(ask, directory, ready[1]);
 	}
 	close(ready[1]);
 	if (pid > 0)
@@ -646,55 +561,52 @@ start_process(const Access *access, bool wait, int directory)
 	close(ready[0]);
 }
 
-static SpoolAnswer
-understand(const char *line, int directory, const char *file, const char *path, DrError *err)
+static const char *
+text_of(const json_t *object, const char *key)
 {
-	json_t	   *reply = json_loads(line, 0, NULL);
-	const char *result = json_string_value(json_object_get(reply, "result"));
-	const char *message = json_string_value(json_object_get(reply, "message"));
-	const char *detail = json_string_value(json_object_get(reply, "detail"));
-	const char *hint = json_string_value(json_object_get(reply, "hint"));
-	SpoolAnswer answer = SPOOL_NONE;
+	const char *text = json_string_value(json_object_get(object, key));
 
-	if (result != NULL && strcmp(result, "stored") == 0)
-		answer = renameat(directory, file, AT_FDCWD, path) == 0 ? SPOOL_STORED : SPOOL_NONE;
-	else if (result != NULL && strcmp(result, "absent") == 0)
-		answer = SPOOL_ABSENT;
-	else if (result != NULL && message != NULL)
-	{
-		dr_error(err, (DrCode) json_integer_value(json_object_get(reply, "code")), "%s", message);
-		dr_detail(err, "%s", detail ? detail : "");
-		dr_hint(err, "%s", hint ? hint : "");
-		answer = SPOOL_FAILED;
-	}
+	return text ? text : "";
+}
+
+static SpoolAnswer
+understand(const char *answer, int directory, const WalAsk *ask, DrError *err)
+{
+	json_t	   *reply;
+
+	if (strcmp(answer, "stored") == 0)
+		return ask_take(directory, ask) ? SPOOL_STORED : SPOOL_NONE;
+	if (strcmp(answer, "absent") == 0)
+		return SPOOL_ABSENT;
+	if (strncmp(answer, FAILED, strlen(FAILED)) != 0 || (reply = json_loads(answer + strlen(FAILED), 0, NULL)) == NULL)
+		return SPOOL_NONE;
+	dr_error(err, (DrCode) json_integer_value(json_object_get(reply, "code")), "%s", text_of(reply, "message"));
+	dr_detail(err, "%s", text_of(reply, "detail"));
+	dr_hint(err, "%s", text_of(reply, "hint"));
 	json_decref(reply);
-	return answer;
+	return SPOOL_FAILED;
 }
 
 SpoolAnswer
-spool_ask(const Access *access, bool wait, const char *file, const char *path, DrError *err)
+spool_ask(const WalAsk *ask, DrError *err)
 {
-	int			directory = open_directory(path);
-	char		question[128];
-	char		digest[17];
-	char		line[ANSWER_MAX];
-	SpoolAnswer answer = SPOOL_NONE;
+	int			directory = ask_open_directory(ask->path, true);
+	char		answer[ASK_ANSWER_MAX];
+	SpoolAnswer result = SPOOL_NONE;
 	int			fd;
 
 	if (directory < 0)
 		return SPOOL_NONE;
-	fd = connect_to(directory);
+	fd = ask_connect(directory);
 	if (fd < 0)
 	{
-		start_process(access, wait, directory);
-		fd = connect_to(directory);
+		start_process(ask, directory);
+		fd = ask_connect(directory);
 	}
-	options_digest(access, wait, digest);
-	snprintf(question, sizeof(question), "%s %.63s", digest, file);
-	if (fd >= 0 && write_line(fd, question) && read_line(fd, line, sizeof(line), ANSWER_S))
-		answer = understand(line, directory, file, path, err);
+	if (fd >= 0 && ask_question(fd, ask, answer))
+		result = understand(answer, directory, ask, err);
 	if (fd >= 0)
 		close(fd);
 	close(directory);
-	return answer;
+	return result;
 }

@@ -9,7 +9,7 @@
 #define PGDR_WAL_SPOOL_H
 
 #include "core/error.h"
-#include "program/access.h"
+#include "program/wal_ask.h"
 
 typedef enum SpoolAnswer
 {
@@ -20,11 +20,10 @@ typedef enum SpoolAnswer
 } SpoolAnswer;
 
 /*
- * Ask for a file, to be put at path; starts the process when there is none.
- * wait: who asks will ask again (access_open_for_recovery).
+ * Ask for a file, to be put at ask->path; starts the process when there is none.
+ * ask->wait: who asks will ask again (access_open_for_recovery).
  */
-extern SpoolAnswer spool_ask(const Access *access, bool wait, const char *file, const char *path,
-							 DrError *err);
+extern SpoolAnswer spool_ask(const WalAsk *ask, DrError *err);
 
 /* Write a whole file beside path and rename it into place; the server syncs what it gets. */
 extern bool spool_write(const char *path, const Bytes *plain, DrError *err);

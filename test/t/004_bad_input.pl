@@ -67,27 +67,39 @@ for my $case (
 }
 
 
-# wal-get: 1 means "not there", and only that; everything else must abort recovery.
+# wal-get: 1 means "not there", and only that; everything else must abort recovery.  By both of its names, and
+# where a server would want the file, too: there, a process stays behind for the next one.
 my $system = $node->system_identifier;
-my @wal_get = ('wal-get', '--system-identifier', $system, $node->access);
+my @wal_get = ('--system-identifier', $system, $node->access);
 my ($first) = sort map { m{/([0-9A-F]{24})$} ? $1 : () } $node->objects(qr{/wal/});
-for my $case (
-	[ 'an absent segment', [ @wal_get, '0000000100000000000000F0', "$top/w" ], sub { $_[0] == 1 } ],
-	[ 'an absent history file', [ @wal_get, '00000009.history', "$top/w" ], sub { $_[0] == 1 } ],
-	[ 'an absurd name', [ @wal_get, '../../etc/passwd', "$top/w" ], sub { $_[0] > 125 } ],
-	[ 'a foreign key', [ @wal_get[ 0 .. 2 ], $node->access(key_file => "$top/good.key"), '000000010000000000000001', "$top/w" ], sub { $_[0] > 125 } ],
-	[ 'no repository', [ @wal_get[ 0 .. 2 ], $node->access(url => $absent), '000000010000000000000001', "$top/w" ], sub { $_[0] > 125 } ],
-	[ 'a target that can\'t be written', [ @wal_get, $first, "$top/no/such/w" ], sub { $_[0] > 125 } ],
-	[ 'missing arguments', [ @wal_get, '000000010000000000000001' ], sub { $_[0] > 125 } ])
+mkdir $_ for "$top/server", "$top/server/archive_status";
+for my $how ([ 'pg_dr', "$top/w" ], [ 'pg_dr', "$top/server/w" ], [ 'pg_dr-wal-get', "$top/w" ], [ 'pg_dr-wal-get', "$top/server/w" ])
 {
-	my ($what, $arguments, $right) = @$case;
-	($exit) = run_program(@$arguments);
-	ok($right->($exit), "wal-get, $what: exit $exit");
-	ok(!-e "$top/w", "wal-get, $what: no file");
+	my ($program, $to) = @$how;
+	my $get = sub { return run_program($program eq 'pg_dr' ? 'wal-get' : (), @_, { program => $program }) };
+	my $where = "$program, $to";
+	for my $case (
+		[ 'an absent segment', [ @wal_get, '0000000100000000000000F0', $to ], sub { $_[0] == 1 } ],
+		[ 'an absent history file', [ @wal_get, '00000009.history', $to ], sub { $_[0] == 1 } ],
+		[ 'an absurd name', [ @wal_get, '../../etc/passwd', $to ], sub { $_[0] > 125 } ],
+		[ 'a foreign key', [ @wal_get[ 0, 1 ], $node->access(key_file => "$top/good.key"), '000000010000000000000001', $to ], sub { $_[0] > 125 } ],
+		[ 'no repository', [ @wal_get[ 0, 1 ], $node->access(url => $absent), '000000010000000000000001', $to ], sub { $_[0] > 125 } ],
+		[ 'a target that can\'t be written', [ @wal_get, $first, "$top/no/such/w" ], sub { $_[0] > 125 } ],
+		[ 'missing arguments', [ @wal_get, '000000010000000000000001' ], sub { $_[0] > 125 } ],
+		[ 'an unknown option', [ @wal_get, '--so-what', $first, $to ], sub { $_[0] > 125 } ],
+		[ 'no arguments', [], sub { $_[0] > 125 } ])
+	{
+		my ($what, $arguments, $right) = @$case;
+		($exit, undef, $err) = $get->(@$arguments);
+		ok($right->($exit), "$where: $what: exit $exit");
+		isnt($err, '', "$where: $what: which is explained") if $exit > 125;
+		ok(!-e $to, "$where: $what: no file");
+	}
+	($exit) = $get->(@wal_get, $first, $to);
+	is($exit, 0, "$where: a segment that is there");
+	is(-s $to, 1 << 20, 'whole');
+	unlink $to;
 }
-($exit) = run_program(@wal_get, $first, "$top/w");
-is($exit, 0, 'wal-get, a segment that is there');
-is(-s "$top/w", 1 << 20, 'whole');
 
 # SQL: refused with a clean error.  [statement, message]
 for my $case (

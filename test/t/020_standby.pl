@@ -21,6 +21,7 @@ my $spool = $standby->data_dir . '/pg_wal/pg_dr.spool';
 sub follows { my ($n) = @_; return $standby->safe_psql('postgres', 'SELECT count(*) FROM ledger') >= $n }
 wait_until('the standby has what the primary had', sub { follows(10) });
 is($standby->safe_psql('postgres', 'SELECT pg_is_in_recovery()'), 't', 'a standby');
+like($standby->safe_psql('postgres', 'SHOW restore_command'), qr{/pg_dr-wal-get' --repository .* --wait "%f" "%p"$}, 'by what is quick');
 is($standby->safe_psql('postgres', 'SELECT count(*) FROM pg_stat_wal_receiver'), 0, 'without a connection to its primary');
 $ledger->add(5);
 my $begin = time;

@@ -125,6 +125,18 @@ is(slurp_file($to), substr($whole, 0, $offset) . "\0" x ((1 << 20) - $offset), '
 isnt(substr($whole, $offset), "\0" x ((1 << 20) - $offset), 'and had more');
 $node->repository->write($node->wal_object($child), $bytes_of_child);
 
+# --- what recovery runs for each file needs the program only where no process works ahead, or for others
+my $quick = "$server/pg_dr-wal-get";
+system_or_bail('cp', $node->config_data('--bindir') . '/pg_dr-wal-get', $quick);
+shift @wal_get;
+unlink $to;
+is((run_program(@wal_get, $segment, $to, { program => $quick }))[0], 0, 'by the process that works ahead');
+is(-s $to, 1 << 20, 'the file is there');
+is((run_program(@wal_get, '0000000100000000000000F0', $to, { program => $quick }))[0], 1, 'or it says that there is none');
+my ($alone, undef, $why) = run_program(@wal_get, '--wait', $segment, $to, { program => $quick });
+cmp_ok($alone, '>', 125, 'with other options it wants the program, which is not beside it');
+like($why, qr{could not execute "\Q$server\E/pg_dr"}, 'and says so');
+
 # --- privileges: monitoring may look
 $new->safe_psql('postgres', 'CREATE ROLE watcher LOGIN IN ROLE pg_monitor');
 is($new->safe_psql('postgres', 'SET ROLE watcher; SELECT count(*) FROM dr_wal; SELECT count(*) > 0 FROM dr_recovery_windows; SELECT possible FROM dr_can_recover(now()) ') =~ s/\n/ /gr,

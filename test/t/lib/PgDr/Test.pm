@@ -74,15 +74,16 @@ sub process_gone
 
 # ------------------------------------------------------------------ programs
 
-# The program with any arguments: (exit code, stdout, stderr); a signal's number is negative.
+# The program (or another, { program => NAME }) with any arguments: (exit code, stdout, stderr); a signal's number is negative.
 sub run_program
 {
 	my (@arguments) = @_;
 	my $options = ref $arguments[-1] eq 'HASH' ? pop @arguments : {};
 	local %ENV = (%ENV, %{ $options->{env} // {} });
 	my ($out, $err) = ('', '');
-	note 'pg_dr ' . join ' ', @arguments;
-	IPC::Run::run([ 'pg_dr', @arguments ], '<', \undef, '>', \$out, '2>', \$err, IPC::Run::timeout($options->{timeout} // $TIMEOUT));
+	my $program = $options->{program} // 'pg_dr';
+	note join ' ', $program, @arguments;
+	IPC::Run::run([ $program, @arguments ], '<', \undef, '>', \$out, '2>', \$err, IPC::Run::timeout($options->{timeout} // $TIMEOUT));
 	my $exit = $? & 127 ? -($? & 127) : $? >> 8;
 	note "exit $exit\n$err" if $exit != 0;
 	return ($exit, $out, $err);
