@@ -570,7 +570,7 @@ CREATE FUNCTION dr.recent_segments(OUT repository text, OUT timeline bigint, OUT
 RETURNS SETOF record
 AS 'MODULE_PATHNAME', 'dr_recent_segments'
 LANGUAGE C VOLATILE PARALLEL SAFE;
-COMMENT ON FUNCTION dr.recent_segments() IS 'archived WAL files that are not in table dr.wal_segment yet, from shared memory';
+COMMENT ON FUNCTION dr.recent_segments() IS 'archived WAL files that a reader may not find in table dr.wal_segment yet, from shared memory';
 
 CREATE FUNCTION dr.timelines(OUT timeline bigint, OUT begins pg_lsn, OUT ends pg_lsn,
 	OUT first_segment pg_lsn, OUT next_segment pg_lsn)

@@ -135,12 +135,11 @@ Datum
 dr_recent_segments(PG_FUNCTION_ARGS)
 {
 	DrSegment  *segments = palloc(sizeof(DrSegment) * DR_RING_SIZE);
-	uint64		from;
 	int			n;
 
 	dr_require_shmem();
 	InitMaterializedSRF(fcinfo, 0);
-	n = dr_ring_read(segments, DR_RING_SIZE, &from);
+	n = dr_ring_recent(segments);
 	for (int i = 0; i < n; i++)
 	{
 		if (segments[i].name[0] != '\0')

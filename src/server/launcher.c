@@ -93,8 +93,8 @@ job_left_its_row(void)
 static bool
 ring_is_worth_writing(TimestampTz now)
 {
-	uint64		n = dr_shared->ring_head - dr_shared->ring_tail;
-	DrSegment  *oldest = &dr_shared->ring[dr_shared->ring_tail % DR_RING_SIZE];
+	uint64		n = dr_shared->ring_head - dr_shared->ring_written;
+	DrSegment  *oldest = &dr_shared->ring[dr_shared->ring_written % DR_RING_SIZE];
 
 	return n >= RING_MANY ||
 		(n >= RING_FEW && TimestampDifferenceExceeds(oldest->archived_at, now, RING_AGE_MS));

@@ -15,9 +15,11 @@
 
 #include <signal.h>
 
+#include "access/transam.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "storage/ipc.h"
+#include "storage/procarray.h"
 #include "storage/shmem.h"
 #include "utils/timestamp.h"
 
@@ -468,8 +470,9 @@ dr_note_archived(const DrSegment *segment)
 	archiver->lineage = DR_LINEAGE_OURS;
 	if (dr_shared->ring_head - dr_shared->ring_tail == DR_RING_SIZE)
 	{
+		dr_shared->want_sync |= dr_shared->ring_tail == dr_shared->ring_written;
 		dr_shared->ring_tail++;
-		dr_shared->want_sync = true;
+		dr_shared->ring_written = Max(dr_shared->ring_written, dr_shared->ring_tail);
 	}
 	dr_shared->ring[dr_shared->ring_head++ % DR_RING_SIZE] = *segment;
 	dr_unlock();
@@ -719,18 +722,46 @@ dr_map_keep(XLogRecPtr lsn)
 
 /* ---- the ring ---- */
 
-int
-dr_ring_read(DrSegment *out, int max, uint64 *from)
+/* The lock is held. */
+static int
+copy_ring(DrSegment *out, int max, uint64 from)
 {
 	int			n = 0;
 
-	dr_lock(LW_SHARED);
-	*from = dr_shared->ring_tail;
-	while (n < max && *from + n < dr_shared->ring_head)
+	while (n < max && from + n < dr_shared->ring_head)
 	{
-		out[n] = dr_shared->ring[(*from + n) % DR_RING_SIZE];
+		out[n] = dr_shared->ring[(from + n) % DR_RING_SIZE];
 		n++;
 	}
+	return n;
+}
+
+int
+dr_ring_read(DrSegment *out, int max, uint64 *from)
+{
+	int			n;
+
+	dr_lock(LW_SHARED);
+	*from = dr_shared->ring_written;
+	n = copy_ring(out, max, *from);
+	dr_unlock();
+	return n;
+}
+
+/*
+ * What everybody's snapshot finds in the table goes.  The reader's own is one
+ * of them, and was there before.
+ */
+int
+dr_ring_recent(DrSegment *out)
+{
+	TransactionId oldest = GetOldestNonRemovableTransactionId(NULL);
+	int			n;
+
+	dr_lock(LW_EXCLUSIVE);
+	if (TransactionIdPrecedesOrEquals(dr_shared->ring_written_xid, oldest))
+		dr_shared->ring_tail = dr_shared->ring_written;
+	n = copy_ring(out, DR_RING_SIZE, dr_shared->ring_tail);
 	dr_unlock();
 	return n;
 }
@@ -739,8 +770,11 @@ dr_ring_read(DrSegment *out, int max, uint64 *from)
 void
 dr_ring_consume(uint64 from, int n)
 {
+	TransactionId next = XidFromFullTransactionId(ReadNextFullTransactionId());
+
 	dr_lock(LW_EXCLUSIVE);
-	dr_shared->ring_tail = Max(dr_shared->ring_tail, from + n);
+	dr_shared->ring_written = Max(dr_shared->ring_written, from + n);
+	dr_shared->ring_written_xid = next;
 	dr_unlock();
 }
 

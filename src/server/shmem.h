@@ -305,9 +305,15 @@ typedef struct DrShared
 	DrChangeMap map;
 	uint64		open_generation;	/* moves when the archiver's program must open anew */
 
-	/* ring[i % DR_RING_SIZE] for ring_tail <= i < ring_head */
+	/*
+	 * ring[i % DR_RING_SIZE] for ring_tail <= i < ring_head.  Those before
+	 * ring_written are in the table, too, and stay for snapshots that don't
+	 * see them there: such as began before transaction ring_written_xid.
+	 */
 	uint64		ring_head;
+	uint64		ring_written;
 	uint64		ring_tail;
+	TransactionId ring_written_xid;
 	DrSegment	ring[DR_RING_SIZE];
 
 	DrProbe		probe;
@@ -433,9 +439,16 @@ extern void dr_map_read(DrChangeMap *copy);
 extern void dr_map_want(XLogRecPtr lsn);
 extern void dr_map_keep(XLogRecPtr lsn);
 
-/* Up to max of the oldest segments of the ring; *from is what dr_ring_consume wants. */
+/*
+ * Up to max of the oldest segments of the ring that nobody has written to the
+ * table; *from is what dr_ring_consume wants, when the transaction that wrote
+ * them has ended.
+ */
 extern int	dr_ring_read(DrSegment *out, int max, uint64 *from);
 extern void dr_ring_consume(uint64 from, int n);
+
+/* All that somebody who reads the table may not find there; room for DR_RING_SIZE. */
+extern int	dr_ring_recent(DrSegment *out);
 
 /* Files of segments from first to last are in the repository no more: whoever reads the ring finds them without a name. */
 extern void dr_ring_forget(const char *repository, const char *first, const char *last);

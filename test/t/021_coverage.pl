@@ -4,6 +4,7 @@ use strict;
 use warnings;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
+use IPC::Run ();
 use PgDr::Test qw(wait_until run_program);
 use Test::More;
 use Time::HiRes qw(sleep);
@@ -136,6 +137,26 @@ is((run_program(@wal_get, '0000000100000000000000F0', $to, { program => $quick }
 my ($alone, undef, $why) = run_program(@wal_get, '--wait', $segment, $to, { program => $quick });
 cmp_ok($alone, '>', 125, 'with other options it wants the program, which is not beside it');
 like($why, qr{could not execute "\Q$server\E/pg_dr"}, 'and says so');
+
+# --- a statement may begin before housekeeping writes what was archived, and look into memory after that: it
+# finds all the same what it has to find, or there would be gaps in what has none
+my ($in, $out) = ("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 'begun' FROM dr.wal_segment LIMIT 1;\n", '');
+my $reader = IPC::Run::start([ 'psql', '-XAtq', '-d', $new->connstr('postgres') ], '<', \$in, '>', \$out, '2>&1', IPC::Run::timeout(180));
+$reader->pump until $out =~ /begun/;
+my $written = $new->wait_archived;
+$new->safe_psql('postgres', "SELECT pg_create_restore_point('many'), pg_switch_wal()") for 1 .. 70;	# which is worth writing at once
+$new->wait_archived;
+$new->poll_query_until('postgres', "SELECT count(*) = 1 FROM dr.wal_segment WHERE name = '$written'");
+sleep 2;
+my $latest = $new->wait_archived;
+$in .= "SELECT 'gaps ' || count(*) FROM dr_wal WHERE NOT isempty(gaps);
+	SELECT count(*) || ' of ' || '$written' FROM dr_wal_files WHERE file = '$written';
+	SELECT count(*) || ' of ' || '$latest' FROM dr_wal_files WHERE file = '$latest';\n\\q\n";
+$reader->finish;
+is($out, "begun\ngaps 0\n1 of $written\n1 of $latest\n", 'a snapshot from before finds every segment once');
+is($new->safe_psql('postgres', "SELECT count(*) FROM dr_wal_files WHERE file = '$written'"), 1, 'and so does a new one');
+$new->poll_query_until('postgres', "SELECT count(*) = 0 FROM dr.recent_segments() WHERE name = '$written'");
+pass('then memory lets go of it');
 
 # --- privileges: monitoring may look
 $new->safe_psql('postgres', 'CREATE ROLE watcher LOGIN IN ROLE pg_monitor');
