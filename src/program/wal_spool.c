@@ -32,6 +32,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <sys/file.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
@@ -48,6 +49,7 @@
 #define SPOOL_FILES		32
 #define SPOOL_BYTES		(512 * 1024 * 1024)
 #define SPOOL_THREADS	4
+#define NICE			10
 #define IDLE_S			30
 #define QUESTION_S		5		/* a question is one line, written at once */
 
@@ -523,6 +525,9 @@ serve(const WalAsk *ask, int directory, int ready)
 		flock(lock, LOCK_EX | LOCK_NB) != 0)
 		_exit(EXIT_SUCCESS);
 	clear_directory();
+
+	/* Whoever waits for us leaves the processor to us; whoever doesn't is recovery at work. */
+	setpriority(PRIO_PROCESS, 0, NICE);
 	ask_digest(ask, s.digest);
 	if (access_open_for_recovery(&ask->access, ask->wait, &s.repo, &err) && (listener = listen_here()) >= 0)
 	{
