@@ -534,6 +534,17 @@ tail_pace(Tail *t, int interval_ms, bool synchronous)
 	wake(t);
 }
 
+bool
+tail_is_synchronous(Tail *t)
+{
+	bool		synchronous;
+
+	pthread_mutex_lock(&t->lock);
+	synchronous = t->synchronous;
+	pthread_mutex_unlock(&t->lock);
+	return synchronous;
+}
+
 /* The lock is held. */
 static int64
 earlier(int64 a, int64 b)

@@ -72,6 +72,7 @@ extern void tail_archived(Tail *t, const char *segment);
 
 /* Any thread: how often to ship; synchronous: at once, because commits wait. */
 extern void tail_pace(Tail *t, int interval_ms, bool synchronous);
+extern bool tail_is_synchronous(Tail *t);
 
 extern void tail_status(Tail *t, TailStatus *status);
 

@@ -140,6 +140,7 @@ parse(Replication *r, int n, ReplicationMessage *m, DrError *err)
 	if (r->message[0] == 'w' && n >= WAL_DATA_HEADER)
 	{
 		m->begin = get_be64(r->message + 1);
+		m->server_end = get_be64(r->message + 9);
 		m->data = r->message + WAL_DATA_HEADER;
 		m->n = n - WAL_DATA_HEADER;
 		return true;

@@ -28,6 +28,7 @@ typedef struct ReplicationMessage
 	XLogRecPtr	begin;			/* of data */
 	const char *data;			/* NULL: none; valid until the next call */
 	size_t		n;
+	XLogRecPtr	server_end;		/* with data: how far the server could have sent then */
 	bool		reply_wanted;
 } ReplicationMessage;
 

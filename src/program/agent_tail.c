@@ -16,6 +16,7 @@
 #include "net/replication.h"
 
 #define EMIT_EVERY_US		200000
+#define REST_MS				50
 #define REPORT_EVERY_US		5000000	/* wal_sender_timeout is a minute; the DBA may have made it less */
 
 typedef struct Stream
@@ -29,6 +30,7 @@ typedef struct Stream
 	TailStatus	emitted;		/* to the module */
 	int64		emitted_at;
 	bool		reply_wanted;
+	bool		busy;			/* something came, and it was all that there was */
 } Stream;
 
 bool
@@ -58,13 +60,19 @@ take_what_came(Stream *s, DrError *err)
 	ReplicationMessage m;
 	bool		got = true;
 
+	s->busy = false;
+
 	/* Not for ever: what is due must be shipped, too. */
 	for (int i = 0; got && i < 64 && tail_has_room(s->tail); i++)
 	{
 		if (!replication_receive(s->replication, &m, &got, err))
 			return false;
-		if (got && m.data != NULL && !tail_feed(s->tail, m.begin, m.data, m.n, err))
-			return false;
+		if (got && m.data != NULL)
+		{
+			if (!tail_feed(s->tail, m.begin, m.data, m.n, err))
+				return false;
+			s->busy = m.begin + m.n >= m.server_end;
+		}
 		s->reply_wanted |= got && m.reply_wanted;
 	}
 	return true;
@@ -105,6 +113,11 @@ emit(Stream *s, const TailStatus *now)
 
 /* ---- the loop ---- */
 
+/*
+ * The server sends with every flush.  To take each as it comes would cost more
+ * than all else that is done with it; so while it is busy we let some come
+ * together, unless commits wait for us, or they are soon to be shipped.
+ */
 static void
 wait_for_something(Stream *s)
 {
@@ -112,8 +125,10 @@ wait_for_something(Stream *s)
 		{.fd = tail_wakeup_fd(s->tail), .events = POLLIN},
 		{.fd = replication_socket(s->replication), .events = POLLIN},
 	};
+	int			due = tail_due_in(s->tail);
+	bool		rest = s->busy && due > 2 * REST_MS && !tail_is_synchronous(s->tail);
 
-	poll(fds, tail_has_room(s->tail) ? 2 : 1, Min(tail_due_in(s->tail), (int) (EMIT_EVERY_US / 1000)));
+	poll(fds, tail_has_room(s->tail) && !rest ? 2 : 1, rest ? REST_MS : Min(due, (int) (EMIT_EVERY_US / 1000)));
 }
 
 static bool
