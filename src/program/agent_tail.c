@@ -16,6 +16,7 @@
 #include "net/replication.h"
 
 #define EMIT_EVERY_US		200000
+#define TAKE_AT_ONCE		64
 #define REST_MS				50
 #define REPORT_EVERY_US		5000000	/* wal_sender_timeout is a minute; the DBA may have made it less */
 
@@ -30,7 +31,8 @@ typedef struct Stream
 	TailStatus	emitted;		/* to the module */
 	int64		emitted_at;
 	bool		reply_wanted;
-	bool		busy;			/* something came, and it was all that there was */
+	bool		busy;			/* something came, and then it was all that there was */
+	bool		more;			/* is here, in libpq's buffer: the socket would not tell */
 } Stream;
 
 bool
@@ -59,11 +61,10 @@ take_what_came(Stream *s, DrError *err)
 {
 	ReplicationMessage m;
 	bool		got = true;
-
-	s->busy = false;
+	int			n = 0;
 
 	/* Not for ever: what is due must be shipped, too. */
-	for (int i = 0; got && i < 64 && tail_has_room(s->tail); i++)
+	for (s->busy = false; got && n < TAKE_AT_ONCE && tail_has_room(s->tail); n++)
 	{
 		if (!replication_receive(s->replication, &m, &got, err))
 			return false;
@@ -75,6 +76,7 @@ take_what_came(Stream *s, DrError *err)
 		}
 		s->reply_wanted |= got && m.reply_wanted;
 	}
+	s->more = got && n == TAKE_AT_ONCE;
 	return true;
 }
 
@@ -128,6 +130,8 @@ wait_for_something(Stream *s)
 	int			due = tail_due_in(s->tail);
 	bool		rest = s->busy && due > 2 * REST_MS && !tail_is_synchronous(s->tail);
 
+	if (s->more)
+		return;
 	poll(fds, tail_has_room(s->tail) && !rest ? 2 : 1, rest ? REST_MS : Min(due, (int) (EMIT_EVERY_US / 1000)));
 }
 
