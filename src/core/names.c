@@ -130,6 +130,15 @@ hex_u32(const char *digits)
 }
 
 bool
+is_among(const char *const *names, size_t n, const char *name)
+{
+	for (size_t i = 0; i < n; i++)
+		if (strcmp(names[i], name) == 0)
+			return true;
+	return false;
+}
+
+bool
 wal_file_parse(const char *file, WalFile *wal)
 {
 	size_t		n = strlen(file);

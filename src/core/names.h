@@ -55,6 +55,7 @@ extern bool backup_id_valid(const char *id);
 
 /* The backup below which an object lies, into id (PGDR_BACKUP_ID_MAX + 1 bytes); false for one that lies elsewhere. */
 extern bool backup_of_name(const char *name, char *id);
+extern bool is_among(const char *const *names, size_t n, const char *name);
 extern bool wal_file_parse(const char *file, WalFile *wal);
 extern bool system_identifier_valid(const char *text);
 

@@ -37,7 +37,7 @@ typedef struct Expire
 	int64		clock;
 	int64		grace;			/* microseconds */
 	TimeLineID	timeline;		/* the server's; 0: not known */
-	char *const *running;		/* ids of backups that are at work; asked before we list */
+	const char *const *running; /* ids of backups that are at work; asked before we list */
 	size_t		n_running;
 	bool		dry_run;
 	bool		(*may_store) (void *arg, DrError *err);

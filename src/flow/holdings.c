@@ -54,15 +54,6 @@ held_wal_segment(const Holdings *h, size_t object, TimeLineID *tli, uint64 *segn
 
 /* ---- backups ---- */
 
-static bool
-is_running(const Holdings *h, const char *id)
-{
-	for (size_t i = 0; i < h->n_running; i++)
-		if (strcmp(h->running[i], id) == 0)
-			return true;
-	return false;
-}
-
 /* Objects of one backup follow each other in the listing. */
 static void
 group_backups(Holdings *h)
@@ -82,7 +73,7 @@ group_backups(Holdings *h)
 			last = memset(&h->backups[h->n_backups++], 0, sizeof(HeldBackup));
 			strlcpy(last->id, id, sizeof(last->id));
 			last->first = i;
-			last->running = is_running(h, id);
+			last->running = is_among(h->running, h->n_running, id);
 		}
 		last->end = i + 1;
 		last->has_manifest |= kind == KIND_MANIFEST;

@@ -54,7 +54,7 @@ typedef struct Holdings
 	uint32		segment_size;
 	TimeLineID	timeline;		/* the server's own; 0: not known */
 	const ExpireMark *mark;
-	char *const *running;		/* ids of backups that are at work */
+	const char *const *running; /* ids of backups that are at work */
 	size_t		n_running;
 	Retention	retention;		/* policy and clock */
 	bool		only_asking;	/* nothing will be removed */

@@ -233,15 +233,6 @@ find_chosen(const Verification *w, const char *id)
 	return w->n_chosen == 0 ? NULL : bsearch(id, w->chosen, w->n_chosen, sizeof(Chosen), compare_ids);
 }
 
-static bool
-is_running(const Verify *v, const char *id)
-{
-	for (size_t i = 0; i < v->n_running; i++)
-		if (strcmp(v->running[i], id) == 0)
-			return true;
-	return false;
-}
-
 /* What is missing and had been marked is no loss: retention removed it. */
 static bool
 was_marked(Comparison *c, const Seen *o, bool *marked, DrError *err)
@@ -326,7 +317,7 @@ see_unknown(Comparison *c, Seen *o)
 	bool		wal = o->kind == KIND_WAL || o->kind == KIND_HISTORY;
 
 	if (!c->w->v->has_catalogue || (o->flags & SEEN_KNOWN) != 0 || (!wal && (o->flags & SEEN_NEEDED) == 0) ||
-		(backup_of_name(o->name, id) && is_running(c->w->v, id)))
+		(backup_of_name(o->name, id) && is_among(c->w->v->running, c->w->v->n_running, id)))
 		return;
 	if (o->kind == KIND_PACK && backup_of_name(o->name, id))
 	{
@@ -372,7 +363,7 @@ see_stray(Comparison *c, Seen *o)
 		b = find_chosen(c->w, id);
 		if (b != NULL && b->readable)
 			f = verify_found(c->w, o, VERIFY_NOTICE, "no manifest lists it");
-		else if (b == NULL && c->w->all && !is_running(c->w->v, id) && !manifest_known(c->w, id))
+		else if (b == NULL && c->w->all && !is_among(c->w->v->running, c->w->v->n_running, id) && !manifest_known(c->w, id))
 		{
 			if (strcmp(c->id, id) != 0)
 				c->strays = 0;

@@ -100,6 +100,26 @@ json_hex(const uint8 *data, size_t n)
 	return json_string(hex);
 }
 
+const char **
+agent_running(json_t *request, size_t *n)
+{
+	json_t	   *array = json_object_get(request, "running");
+	const char **ids = pg_malloc(sizeof(char *) * (json_array_size(array) + 1));
+
+	for (*n = 0; *n < json_array_size(array); ++*n)
+	{
+		const char *id = json_string_value(json_array_get(array, *n));
+
+		if (id == NULL || !backup_id_valid(id))
+		{
+			free(ids);
+			return NULL;
+		}
+		ids[*n] = id;
+	}
+	return ids;
+}
+
 void
 agent_emit_error(const DrError *err, bool fatal)
 {

@@ -68,6 +68,9 @@ extern void agent_alive(Agent *a, bool working);
 extern json_t *json_lossy(const char *text);
 extern json_t *json_hex(const uint8 *data, size_t n);
 
+/* The ids in a request's "running", as long as it lives, to be freed; NULL: one is none. */
+extern const char **agent_running(json_t *request, size_t *n);
+
 /* {"event":"object",...} */
 extern void agent_emit_object(const char *name, uint64 size, const uint8 sha256[32]);
 

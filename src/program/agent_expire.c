@@ -32,23 +32,6 @@ emit_expired_wal(void *arg, const char *first, const char *last)
 	agent_emit(json_pack("{s:s, s:s, s:s}", "event", "expired_wal", "first", first, "last", last));
 }
 
-/* The ids, as long as the request lives; false: one is none. */
-static bool
-parse_running(Expire *e, json_t *array, char ***ids)
-{
-	*ids = pg_malloc0(sizeof(char *) * (json_array_size(array) + 1));
-	e->running = *ids;
-	for (size_t i = 0; i < json_array_size(array); i++)
-	{
-		const char *id = json_string_value(json_array_get(array, i));
-
-		if (id == NULL || !backup_id_valid(id))
-			return false;
-		(*ids)[e->n_running++] = (char *) id;
-	}
-	return true;
-}
-
 bool
 agent_expire(Agent *a, json_t *request, DrError *err)
 {
@@ -58,17 +41,15 @@ agent_expire(Agent *a, json_t *request, DrError *err)
 	json_int_t	grace;
 	json_int_t	timeline;
 	int			dry_run;
-	char	  **running = NULL;
+	const char **running = NULL;
 	bool		ok = json_unpack(request, "{s:s, s:I, s:I, s:b}", "policy", &e.policy, "grace_s", &grace,
 								 "timeline", &timeline, "dry_run", &dry_run) == 0 &&
 		grace >= 0 && timeline >= 0 && timeline <= PG_UINT32_MAX &&
-		parse_running(&e, json_object_get(request, "running"), &running);
+		(running = agent_running(request, &e.n_running)) != NULL;
 
 	if (!ok)
-	{
-		free(running);
 		return dr_error(err, DR_INTERNAL, "protocol violation: op \"expire\" lacks a value or has a wrong one");
-	}
+	e.running = running;
 	e.grace = grace * 1000000;
 	e.timeline = (TimeLineID) timeline;
 	e.dry_run = dry_run;

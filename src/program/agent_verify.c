@@ -116,20 +116,6 @@ emit_verify_progress(void *arg)
 	pthread_mutex_unlock(&v->lock);
 }
 
-static const char **
-parse_running(json_t *array, size_t *n)
-{
-	const char **running = pg_malloc(sizeof(char *) * (json_array_size(array) + 1));
-	json_t	   *id;
-	size_t		i;
-
-	*n = 0;
-	json_array_foreach(array, i, id)
-		if (json_is_string(id))
-			running[(*n)++] = json_string_value(id);
-	return running;
-}
-
 bool
 agent_verify(Agent *a, json_t *request, DrError *err)
 {
@@ -143,10 +129,10 @@ agent_verify(Agent *a, json_t *request, DrError *err)
 	bool		ok;
 
 	if (json_unpack(request, "{s:s, s:s, s?I}", "backup", &v.backup, "depth", &depth, "max_rate", &max_rate) != 0 ||
-		!verify_depth_parse(depth, &v.depth) || max_rate < 0)
+		!verify_depth_parse(depth, &v.depth) || max_rate < 0 ||
+		(running = agent_running(request, &v.n_running)) == NULL)
 		return bad_request(err, "verify");
 	v.max_rate = max_rate > 0 ? (uint64) max_rate : a->max_rate;
-	running = parse_running(json_object_get(request, "running"), &v.n_running);
 	v.running = running;
 	pthread_mutex_init(&v.lock, NULL);
 	setpriority(PRIO_PROCESS, 0, VERIFY_NICE);	/* the server comes first; no harm if refused */

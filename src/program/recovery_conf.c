@@ -67,14 +67,16 @@ restore_command(const Restore *r, const RecoveryOptions *o, char **out, DrError 
 	char		self[MAXPGPATH];
 	ssize_t		n = readlink("/proc/self/exe", self, sizeof(self) - 1);
 	char	   *quick;
+	bool		is_there;
 	Bytes		b = {0};
 
 	if (n < 0)
 		return dr_error(err, DR_IO, "could not find this program's own path: %s", strerror(errno));
 	self[n] = '\0';
 	quick = psprintf("%s-wal-get", self);
-	append_word(&b, access(quick, X_OK) == 0 ? quick : self);
-	append(&b, access(quick, X_OK) == 0 ? " --repository" : " wal-get --repository");
+	is_there = access(quick, X_OK) == 0;
+	append_word(&b, is_there ? quick : self);
+	append(&b, is_there ? " --repository" : " wal-get --repository");
 	pfree(quick);
 	append_word(&b, o->access->url);
 	append(&b, " --key-file");

@@ -19,6 +19,9 @@
 
 #define SPOOL_DIR			"pg_dr.spool"
 #define ASK_DIGEST_MAX		16
+#define ASK_STORED			"stored"
+#define ASK_ABSENT			"absent"
+#define ASK_FAILED			"failed "
 #define ASK_ANSWER_MAX		8192
 
 /* What wal-get was called with. */

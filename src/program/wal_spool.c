@@ -45,7 +45,6 @@
 #include "program/wal_ask.h"
 #include "program/wal_spool.h"
 
-#define FAILED			"failed "
 #define SPOOL_FILES		32
 #define SPOOL_BYTES		(512 * 1024 * 1024)
 #define SPOOL_THREADS	4
@@ -389,11 +388,11 @@ answer(Spool *s, const char *file)
 	if (r == STORE_OK && wal.kind == KIND_WAL && !cut_at_switch(s, file, &wal, &err))
 		r = STORE_FAILED;
 	if (r != STORE_FAILED)
-		return pg_strdup(r == STORE_OK ? "stored" : "absent");
+		return pg_strdup(r == STORE_OK ? ASK_STORED : ASK_ABSENT);
 	error = json_pack("{s:i, s:o, s:o, s:o}", "code", (int) err.code, "message", json_lossy(err.message),
 					  "detail", json_lossy(err.detail), "hint", json_lossy(err.hint));
 	text = json_dumps(error, JSON_COMPACT);
-	line = psprintf(FAILED "%s", text ? text : "{}");
+	line = psprintf(ASK_FAILED "%s", text ? text : "{}");
 	free(text);
 	json_decref(error);
 	return line;
@@ -579,11 +578,11 @@ understand(const char *answer, int directory, const WalAsk *ask, DrError *err)
 {
 	json_t	   *reply;
 
-	if (strcmp(answer, "stored") == 0)
+	if (strcmp(answer, ASK_STORED) == 0)
 		return ask_take(directory, ask) ? SPOOL_STORED : SPOOL_NONE;
-	if (strcmp(answer, "absent") == 0)
+	if (strcmp(answer, ASK_ABSENT) == 0)
 		return SPOOL_ABSENT;
-	if (strncmp(answer, FAILED, strlen(FAILED)) != 0 || (reply = json_loads(answer + strlen(FAILED), 0, NULL)) == NULL)
+	if (strncmp(answer, ASK_FAILED, strlen(ASK_FAILED)) != 0 || (reply = json_loads(answer + strlen(ASK_FAILED), 0, NULL)) == NULL)
 		return SPOOL_NONE;
 	dr_error(err, (DrCode) json_integer_value(json_object_get(reply, "code")), "%s", text_of(reply, "message"));
 	dr_detail(err, "%s", text_of(reply, "detail"));

@@ -47,17 +47,6 @@ put_row(Expiry *x, const DrEvent *event)
 	tuplestore_putvalues(x->rsinfo->setResult, x->rsinfo->setDesc, values, nulls);
 }
 
-static List *
-with_text(Expiry *x, List *list, const DrEvent *event, const char *key)
-{
-	char	   *text = dr_event_text(event, key, true);
-	MemoryContext caller = MemoryContextSwitchTo(x->context);
-
-	list = lappend(list, pstrdup(text));
-	MemoryContextSwitchTo(caller);
-	return list;
-}
-
 static void
 on_event(void *arg, const DrEvent *event)
 {
@@ -66,15 +55,15 @@ on_event(void *arg, const DrEvent *event)
 	if (dr_event_is(event, "row"))
 		put_row(x, event);
 	else if (dr_event_is(event, "removed"))
-		x->removed = with_text(x, x->removed, event, "name");
+		x->removed = dr_keep_text(x->context, x->removed, dr_event_text(event, "name", true));
 	else if (dr_event_is(event, "expired") && dr_event_bool(event, "left"))
-		x->backups = with_text(x, x->backups, event, "backup");
+		x->backups = dr_keep_text(x->context, x->backups, dr_event_text(event, "backup", true));
 	else if (dr_event_is(event, "expired"))
-		x->gone = with_text(x, x->gone, event, "backup");
+		x->gone = dr_keep_text(x->context, x->gone, dr_event_text(event, "backup", true));
 	else if (dr_event_is(event, "expired_wal"))
 	{
-		x->wal = with_text(x, x->wal, event, "first");
-		x->wal = with_text(x, x->wal, event, "last");
+		x->wal = dr_keep_text(x->context, x->wal, dr_event_text(event, "first", true));
+		x->wal = dr_keep_text(x->context, x->wal, dr_event_text(event, "last", true));
 	}
 	else
 		dr_protocol_error(psprintf("Event \"%s\" was not expected.", event->name));

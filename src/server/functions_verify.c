@@ -103,16 +103,6 @@ tell_known(void *arg)
 
 /* ---- events ---- */
 
-static List *
-keep(Verification *v, List *list, const char *text)
-{
-	MemoryContext caller = MemoryContextSwitchTo(v->context);
-
-	list = lappend(list, pstrdup(text));
-	MemoryContextSwitchTo(caller);
-	return list;
-}
-
 static void
 on_object(Verification *v, const DrEvent *event)
 {
@@ -161,8 +151,8 @@ unsound_backups(Verification *v, const DrVerifyFinding *f)
 
 	foreach(cell, f->backups)
 	{
-		v->bad_backups = keep(v, v->bad_backups, lfirst(cell));
-		v->errors = keep(v, v->errors, error);
+		v->bad_backups = dr_keep_text(v->context, v->bad_backups, lfirst(cell));
+		v->errors = dr_keep_text(v->context, v->errors, error);
 	}
 }
 
@@ -192,7 +182,7 @@ on_damaged(Verification *v, const DrEvent *event)
 	v->error |= strcmp(f.severity, "error") == 0;
 	v->warning |= strcmp(f.severity, "warning") == 0;
 	if (strcmp(f.severity, "notice") != 0)
-		v->bad = keep(v, v->bad, f.object);
+		v->bad = dr_keep_text(v->context, v->bad, f.object);
 	if (strcmp(f.severity, "error") == 0)
 		unsound_backups(v, &f);
 }
@@ -230,7 +220,7 @@ on_event(void *arg, const DrEvent *event)
 	else if (dr_event_is(event, "progress"))
 		on_progress(v, event);
 	else if (dr_event_is(event, "verified") && dr_event_bool(event, "sound"))
-		v->good_backups = keep(v, v->good_backups, dr_event_text(event, "backup", true));
+		v->good_backups = dr_keep_text(v->context, v->good_backups, dr_event_text(event, "backup", true));
 	else if (!dr_event_is(event, "verified"))
 		dr_protocol_error(psprintf("Event \"%s\" was not expected.", event->name));
 }

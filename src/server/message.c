@@ -361,6 +361,16 @@ dr_event_sha256(const DrEvent *event, const char *key, uint8 *sha256)
 	return true;
 }
 
+List *
+dr_keep_text(MemoryContext context, List *list, const char *text)
+{
+	MemoryContext caller = MemoryContextSwitchTo(context);
+
+	list = lappend(list, pstrdup(text));
+	MemoryContextSwitchTo(caller);
+	return list;
+}
+
 char *
 dr_event_json(const DrEvent *event, const char *key)
 {

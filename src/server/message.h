@@ -60,6 +60,9 @@ extern bool dr_event_bool(const DrEvent *event, const char *key);	/* not there: 
 extern XLogRecPtr dr_event_lsn(const DrEvent *event, const char *key);
 extern bool dr_event_sha256(const DrEvent *event, const char *key, uint8 *sha256);	/* false: null */
 
+/* A copy of a text joins the list, both in this context: an event lasts until the next one. */
+extern List *dr_keep_text(MemoryContext context, List *list, const char *text);
+
 /* Any value, as JSON; NULL: there is none. */
 extern char *dr_event_json(const DrEvent *event, const char *key);
 

@@ -27,23 +27,6 @@ on_day(int day)
 	time_set_ahead(DAY_0 + day * DAY_US + ++calls * INT64CONST(1000000) - time_now());
 }
 
-static uint64
-put_sealed(Repository *repo, const char *name, SealCodec codec, const void *data, size_t n, uint64 plain, uint32 crc)
-{
-	SealBuffer	b;
-	uint8		hash[32];
-	uint64		size;
-	DrError		err;
-
-	seal_buffer_init(&b, n);
-	seal_buffer_append(&b, data, n);
-	assert_ok(repository_seal(repo, &b, codec, plain, crc, name, &err), err);
-	assert_int_equal(repository_put(repo, &b, name, hash, &err), STORE_OK);
-	size = b.size;
-	seal_buffer_free(&b);
-	return size;
-}
-
 static void
 id_of(char id[PGDR_BACKUP_ID_MAX + 1], int day, bool full)
 {
@@ -69,6 +52,7 @@ put_backup(Repository *repo, int day, int own, const char *others)
 	const Bytes *content;
 	uint64		plain;
 	uint32		crc;
+	uint8		hash[32];
 	ObjectName	name;
 	DrError		err;
 	char		segment[25];
@@ -85,7 +69,7 @@ put_backup(Repository *repo, int day, int own, const char *others)
 	{
 		name_pack(name, SYSID, info.id, pack.number);
 		pack.name = name;
-		pack.size = put_sealed(repo, name, CODEC_NONE, "pack", 4, 0, 0);
+		pack.size = put_sealed(repo, name, CODEC_NONE, "pack", 4, 0, 0, hash);
 		manifest_write_pack(w, &pack);
 	}
 	pack.number = PACK_INHERITED + 1;
@@ -102,13 +86,13 @@ put_backup(Repository *repo, int day, int own, const char *others)
 	}
 	assert_ok(manifest_writer_finish(w, &info, &content, &plain, &crc, &err), err);
 	name_manifest(name, SYSID, info.id);
-	put_sealed(repo, name, CODEC_ZSTD, content->data, content->len, plain, crc);
+	put_sealed(repo, name, CODEC_ZSTD, content->data, content->len, plain, crc, hash);
 	manifest_writer_free(w);
 	wal_segment_name(segment, 1, day, SEG);
 	name_wal(name, SYSID, segment);
-	put_sealed(repo, name, CODEC_ZSTD, "wal", 3, 3, 0);
+	put_sealed(repo, name, CODEC_ZSTD, "wal", 3, 3, 0, hash);
 	name_frontier(name, SYSID, segment);
-	put_sealed(repo, name, CODEC_NONE, "", 0, 0, 0);
+	put_sealed(repo, name, CODEC_NONE, "", 0, 0, 0, hash);
 }
 
 /* What there is of backups: "1:m12 2:m" are day 1's manifest and its packs 1 and 2, day 2's manifest. */
@@ -184,7 +168,7 @@ tell_expired_wal(void *arg, const char *first, const char *last)
 static bool
 run(Repository *repo, int day, const char *policy, const char *running, Told *t, DrError *err)
 {
-	char	   *ids[1] = {(char *) running};
+	const char *ids[1] = {running};
 	Expire		e = {.repo = repo,.system_identifier = SYSID,.wal_segment_size = SEG,.policy = policy,.timeline = 1,
 		.running = ids,.n_running = running != NULL,.may_store = may_store,.row = tell,.removed = tell_removed,
 		.expired = tell_expired,.expired_wal = tell_expired_wal,.arg = t};

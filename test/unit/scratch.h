@@ -43,4 +43,22 @@ new_repository(void)
 	return repo;
 }
 
+/* One object; its size. */
+static inline uint64
+put_sealed(Repository *repo, const char *name, SealCodec codec, const void *data, size_t n, uint64 plain, uint32 crc,
+		   uint8 hash[32])
+{
+	SealBuffer	b;
+	uint64		size;
+	DrError		err;
+
+	seal_buffer_init(&b, n);
+	seal_buffer_append(&b, data, n);
+	assert_ok(repository_seal(repo, &b, codec, plain, crc, name, &err), err);
+	assert_int_equal(repository_put(repo, &b, name, hash, &err), STORE_OK);
+	size = b.size;
+	seal_buffer_free(&b);
+	return size;
+}
+
 #endif							/* PGDR_SCRATCH_H */

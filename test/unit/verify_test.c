@@ -62,23 +62,6 @@ make_page(char *page, uint32 block, XLogRecPtr lsn)
 	h->pd_checksum = expected;
 }
 
-static uint64
-put_sealed(Repository *repo, const char *name, SealCodec codec, const void *data, size_t n, uint64 plain, uint32 crc,
-		   uint8 hash[32])
-{
-	SealBuffer	b;
-	uint64		size;
-	DrError		err;
-
-	seal_buffer_init(&b, n);
-	seal_buffer_append(&b, data, n);
-	assert_ok(repository_seal(repo, &b, codec, plain, crc, name, &err), err);
-	assert_int_equal(repository_put(repo, &b, name, hash, &err), STORE_OK);
-	size = b.size;
-	seal_buffer_free(&b);
-	return size;
-}
-
 /* One frame of these pages is the whole pack. */
 static Frame
 put_pack(Repository *repo, const char *id, const char *pages, size_t n, ManifestPack *pack, ObjectName name)

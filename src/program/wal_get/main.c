@@ -34,9 +34,9 @@ ask(int argc, char **argv)
 		(fd = ask_connect(directory)) < 0 ||
 		!ask_question(fd, &a, answer))
 		return -1;
-	if (strcmp(answer, "absent") == 0)
+	if (strcmp(answer, ASK_ABSENT) == 0)
 		return EXIT_NOT_THERE;
-	return strcmp(answer, "stored") == 0 && ask_take(directory, &a) ? EXIT_SUCCESS : -1;
+	return strcmp(answer, ASK_STORED) == 0 && ask_take(directory, &a) ? EXIT_SUCCESS : -1;
 }
 
 int
