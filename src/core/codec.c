@@ -39,36 +39,6 @@ codec_compress(Codec *codec, const void *in, size_t n, void *out, size_t bound,
 }
 
 bool
-codec_begin(Codec *codec, uint64 plain_n, DrError *err)
-{
-	size_t		r;
-
-	ZSTD_CCtx_reset(codec->compress, ZSTD_reset_session_only);
-	r = ZSTD_CCtx_setPledgedSrcSize(codec->compress, plain_n);
-	return !ZSTD_isError(r) ||
-		dr_error(err, DR_INTERNAL, "compression failed: %s", ZSTD_getErrorName(r));
-}
-
-bool
-codec_feed(Codec *codec, const void *in, size_t n, bool last, void *out, size_t bound,
-		   CodecEmit emit, void *arg, DrError *err)
-{
-	ZSTD_inBuffer from = {in, n, 0};
-	size_t		left;
-
-	do
-	{
-		ZSTD_outBuffer to = {out, bound, 0};
-
-		left = ZSTD_compressStream2(codec->compress, &to, &from, last ? ZSTD_e_end : ZSTD_e_continue);
-		if (ZSTD_isError(left))
-			return dr_error(err, DR_INTERNAL, "compression failed: %s", ZSTD_getErrorName(left));
-		emit(arg, out, to.pos);
-	} while (from.pos < n || (last && left > 0));
-	return true;
-}
-
-bool
 codec_decompress(Codec *codec, const void *in, size_t n, void *out, size_t plain_n,
 				 uint32 crc, DrError *err)
 {

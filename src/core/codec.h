@@ -33,15 +33,6 @@ extern bool codec_compress(Codec *codec, const void *in, size_t n, void *out, si
 						   size_t *out_n, DrError *err);
 
 /*
- * The same for what comes in pieces: one frame of plain_n bytes.  What is ready
- * goes to emit, by way of out.
- */
-typedef void (*CodecEmit) (void *arg, const void *data, size_t n);
-extern bool codec_begin(Codec *codec, uint64 plain_n, DrError *err);
-extern bool codec_feed(Codec *codec, const void *in, size_t n, bool last, void *out, size_t bound,
-					   CodecEmit emit, void *arg, DrError *err);
-
-/*
  * Exactly plain_n bytes with the given CRC-32C, or an error that says why not;
  * the caller says of what.
  */

@@ -21,15 +21,14 @@
 #include "core/step.h"
 
 #define SEALED_FIRST	(4 * 1024 * 1024)
-#define READ_SIZE	(256 * 1024)	/* fits the processor's cache */
 
 void
 wal_workspace_init(WalWorkspace *space, int level)
 {
 	codec_init(&space->codec, level);
 	seal_buffer_init(&space->sealed, SEALED_FIRST);
-	space->in = aligned_malloc(READ_SIZE);
-	space->out = pg_malloc(READ_SIZE);
+	memset(&space->in, 0, sizeof(space->in));
+	memset(&space->out, 0, sizeof(space->out));
 }
 
 void
@@ -37,8 +36,8 @@ wal_workspace_free(WalWorkspace *space)
 {
 	codec_free(&space->codec);
 	seal_buffer_free(&space->sealed);
-	free(space->in);
-	free(space->out);
+	bytes_free(&space->in);
+	bytes_free(&space->out);
 }
 
 /* ---- a file of the server ---- */
@@ -64,27 +63,24 @@ open_file(const char *path, uint64 *size, int64 *written_at, DrError *err)
 	return -1;
 }
 
-/* Fewer than n only where the file ends. */
+/* All of it, which must be what fstat said. */
 static bool
-read_some(int fd, const char *path, uint8 *buf, size_t n, size_t *got, DrError *err)
+read_file(int fd, const char *path, uint64 size, Bytes *in, DrError *err)
 {
-	for (*got = 0; *got < n;)
+	in->len = 0;
+	bytes_reserve(in, size + 1);	/* one more, to see that there is no more */
+	while (in->len <= size)
 	{
-		ssize_t		r = read(fd, buf + *got, n - *got);
+		ssize_t		r = read(fd, in->data + in->len, size + 1 - in->len);
 
 		if (r < 0 && errno != EINTR)
 			return dr_error(err, DR_IO, "could not read WAL file \"%s\": %s", path, strerror(errno));
 		if (r == 0)
 			break;
-		*got += Max(r, 0);
+		in->len += Max(r, 0);
 	}
-	return true;
-}
-
-static bool
-changed(const char *path, DrError *err)
-{
-	return dr_error(err, DR_IO, "WAL file \"%s\" changed while it was read", path);
+	return in->len == size ||
+		dr_error(err, DR_IO, "WAL file \"%s\" changed while it was read", path);
 }
 
 static bool
@@ -117,84 +113,25 @@ wal_header_check(const uint8 *data, size_t n, uint64 size, const char *sysid, co
 	return true;
 }
 
-static void
-append_sealed(void *arg, const void *data, size_t n)
-{
-	seal_buffer_append(arg, data, n);
-}
-
-/* Read, check and compress into the workspace; the CRC of what was read. */
-static bool
-take_in(WalWorkspace *space, int fd, uint64 size, const char *sysid, const char *file, const char *path,
-		uint32 *crc, DrError *err)
-{
-	uint64		done = 0;
-	size_t		n;
-	WalFile		wal;
-
-	wal_file_parse(file, &wal);
-	*crc = 0;
-	seal_buffer_reset(&space->sealed);
-	if (!codec_begin(&space->codec, size, err))
-		return false;
-	do
-	{
-		if (!read_some(fd, path, space->in, READ_SIZE, &n, err))
-			return false;
-		if (done + n > size || (n < READ_SIZE && done + n != size))
-			return changed(path, err);
-		if (done == 0 && is_segment(wal.kind) &&
-			!wal_header_check(space->in, n, size, sysid, file, err))
-			return false;
-		*crc = crc32c_append(*crc, space->in, n);
-		done += n;
-		if (!codec_feed(&space->codec, space->in, n, done == size, space->out, READ_SIZE,
-						append_sealed, &space->sealed, err))
-			return false;
-	} while (done < size);
-	return true;
-}
-
+/* In one call: what comes in pieces zstd copies, and searches in two places. */
 bool
-wal_seal(Repository *repo, WalWorkspace *space, const Bytes *plain, const char *name,
-		 DrError *err)
+wal_seal(Repository *repo, WalWorkspace *space, const Bytes *plain, const char *name, DrError *err)
 {
-	uint32		crc = crc32c(plain->data, plain->len);
+	size_t		bound = ZSTD_compressBound(plain->len);
 
+	space->out.len = 0;
+	bytes_reserve(&space->out, bound);
+	if (!codec_compress(&space->codec, plain->data, plain->len, space->out.data, bound, &space->out.len, err))
+		return false;
 	seal_buffer_reset(&space->sealed);
-	return codec_begin(&space->codec, plain->len, err) &&
-		codec_feed(&space->codec, plain->data, plain->len, true, space->out, READ_SIZE,
-				   append_sealed, &space->sealed, err) &&
-		repository_seal(repo, &space->sealed, CODEC_ZSTD, plain->len, crc, name, err);
-}
-
-/* Are these the file's bytes still?  It is read again for that. */
-static bool
-same_bytes(const Bytes *other, const char *path, uint8 *buf, bool *same, DrError *err)
-{
-	uint64		size;
-	int64		written_at;
-	uint64		done = 0;
-	size_t		n = 0;
-	int			fd = open_file(path, &size, &written_at, err);
-	bool		ok = fd >= 0;
-
-	*same = ok && other->len == size;
-	while (ok && *same && done < size)
-	{
-		ok = read_some(fd, path, buf, READ_SIZE, &n, err) && (n > 0 || changed(path, err));
-		*same = ok && done + n <= size && memcmp(other->data + done, buf, n) == 0;
-		done += n;
-	}
-	if (fd >= 0)
-		close(fd);
-	return ok;
+	seal_buffer_append(&space->sealed, space->out.data, space->out.len);
+	return repository_seal(repo, &space->sealed, CODEC_ZSTD, plain->len, crc32c(plain->data, plain->len), name, err);
 }
 
 /* W1: the name is taken.  By the same bytes? */
 static bool
-same_as_stored(Repository *repo, WalWorkspace *space, const char *sysid, const char *file,
-			   const char *path, uint32 crc, WalStored *stored, DrError *err)
+same_as_stored(Repository *repo, const Bytes *in, const char *sysid, const char *file,
+			   WalStored *stored, DrError *err)
 {
 	Bytes		raw = {0};
 	Bytes		other = {0};
@@ -203,18 +140,18 @@ same_as_stored(Repository *repo, WalWorkspace *space, const char *sysid, const c
 	bool		same = false;
 
 	if (wal_fetch(repo, sysid, file, &other, &header, err) == STORE_OK &&
-		store_get(repo->store, stored->object, WAL_OBJECT_MAX, &raw, err) == STORE_OK &&
-		same_bytes(&other, path, space->in, &same, err))
+		store_get(repo->store, stored->object, WAL_OBJECT_MAX, &raw, err) == STORE_OK)
 	{
 		stored->existed = true;
 		stored->size = raw.len;
 		sha256(raw.data, raw.len, stored->sha256);
+		same = other.len == in->len && memcmp(other.data, in->data, in->len) == 0;
 		if (!same)
 		{
 			time_format(when, header.created);
 			dr_error(err, DR_CONFLICT, "WAL file \"%s\" is already archived with other content", file);
 			dr_detail(err, "Object \"%s\", stored at %s, has CRC-32C %08X; the file offered now has %08X.",
-					  stored->object, when, header.plain_crc, crc);
+					  stored->object, when, header.plain_crc, crc32c(in->data, in->len));
 			dr_hint(err, "Two servers write the same timeline. Stop the one that should not; "
 					"the archived file is unchanged.");
 		}
@@ -231,7 +168,6 @@ wal_archive(Repository *repo, WalWorkspace *space, const char *sysid, const char
 {
 	WalFile		wal;
 	uint64		size;
-	uint32		crc;
 	int			fd;
 	StoreResult r;
 	bool		ok;
@@ -242,16 +178,18 @@ wal_archive(Repository *repo, WalWorkspace *space, const char *sysid, const char
 	name_wal(stored->object, sysid, file);
 	if ((fd = open_file(path, &size, &stored->written_at, err)) < 0)
 		return false;
-	ok = take_in(space, fd, size, sysid, file, path, &crc, err);
+	ok = read_file(fd, path, size, &space->in, err);
 	close(fd);
-	if (!ok || !repository_seal(repo, &space->sealed, CODEC_ZSTD, size, crc, stored->object, err) ||
+	if (!ok ||
+		(is_segment(wal.kind) && !wal_header_check(space->in.data, size, size, sysid, file, err)) ||
+		!wal_seal(repo, space, &space->in, stored->object, err) ||
 		(may_store != NULL && !may_store(arg, err)))
 		return false;
 	step_reached("archive.read");
 	r = repository_put(repo, &space->sealed, stored->object, stored->sha256, err);
 	stored->size = space->sealed.size;
 	ok = r == STORE_OK ||
-		(r == STORE_TAKEN && same_as_stored(repo, space, sysid, file, path, crc, stored, err));
+		(r == STORE_TAKEN && same_as_stored(repo, &space->in, sysid, file, stored, err));
 	if (ok)
 		step_reached("archive.stored");
 	return ok;

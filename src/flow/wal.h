@@ -23,9 +23,9 @@ typedef struct WalStored
 typedef struct WalWorkspace
 {
 	Codec		codec;
+	Bytes		in;				/* a file, whole; its room is kept, for the next one */
+	Bytes		out;			/* compressed */
 	SealBuffer	sealed;
-	uint8	   *in;
-	uint8	   *out;
 } WalWorkspace;
 
 extern void wal_workspace_init(WalWorkspace *space, int level);
