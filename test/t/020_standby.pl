@@ -27,13 +27,24 @@ $ledger->add(5);
 my $begin = time;
 wait_until('the standby follows in the tail', sub { follows(15) }, 30);
 note sprintf 'seen after %.1f s', time - $begin;
+my $current = 'SELECT pg_walfile_name(pg_current_wal_lsn())';
+my $before = $node->safe_psql('postgres', $current);
 $node->safe_psql('postgres', 'CREATE TABLE bulk AS SELECT g, md5(g::text) FROM generate_series(1, 200000) g');
+my $after = $node->safe_psql('postgres', $current);
 $ledger->add(5);
 wait_until('the standby follows over many segments', sub { follows(20) }, 60);
 is($standby->safe_psql('postgres', 'SELECT count(*) FROM bulk'), 200000, 'and has what was in them');
 like($standby->safe_psql('postgres', q{SELECT status, detail FROM dr_status WHERE concern = 'recovery'}), qr/^ok\|a standby that follows the repository/, 'dr_status says so');
 is($standby->safe_psql('postgres', 'SELECT count(*) FROM dr_recovery_windows'), 1, 'the views work there');
 ok(-S "$spool/socket", 'a process fetches ahead');
+SKIP:
+{
+	my $pg_wal = $standby->data_dir . '/pg_wal';
+	my @replayed = map { "$pg_wal/$_" } grep { /^[0-9A-F]{24}$/ && $_ gt $before && $_ lt $after } slurp_dir($pg_wal);
+	skip 'on tmpfs, which has no page cache to give back', 2 if `stat -f -c %T '$pg_wal'` =~ /^tmpfs/;
+	cmp_ok(scalar @replayed, '>', 5, 'many segments were replayed');
+	is(`fincore -b -n -o RES @replayed` =~ s/\s//gr, '0' x @replayed, 'and are not in the page cache any more');
+}
 
 # --- a store that is away is no end of WAL: the standby waits
 $node->repository->away;
