@@ -16,7 +16,7 @@ $node->full_backup;
 $ledger->add(10);
 
 # --- it follows
-my $standby = $node->restored('standby', args => ['--standby'], wait => 0);
+my $standby = $node->restored('standby', args => ['--standby'], wait => 0, conf => "fsync = on\n"); # only what is clean leaves the page cache
 my $spool = $standby->data_dir . '/pg_wal/pg_dr.spool';
 sub follows { my ($n) = @_; return $standby->safe_psql('postgres', 'SELECT count(*) FROM ledger') >= $n }
 wait_until('the standby has what the primary had', sub { follows(10) });
