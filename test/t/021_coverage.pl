@@ -112,6 +112,8 @@ my ($switch, $segment) = split /\|/, $new->safe_psql('postgres', "SELECT begins,
 $segment = sprintf '%08X%08X%08X', 1, hex($segment) >> 12, hex($segment) & 0xfff;
 my $child = '00000002' . substr $segment, 8;
 my $bytes_of_child = $node->repository->read($node->wal_object($child));
+my ($newest) = reverse sort $node->objects(qr{/wal/00000002/[0-9A-F]{24}$});
+wait_until('the newest segment is noted', sub { scalar $node->objects(qr{^\Q$newest\E\.frontier$}) });
 $node->repository->remove($_) for $node->wal_object($child), $node->objects(qr{/wal/00000002/.*\.frontier$});
 my $server = $node->basedir . '/server';
 mkdir $_ for $server, "$server/pg_wal", "$server/pg_wal/archive_status";
