@@ -377,22 +377,25 @@ arg_segments(Args *a, const DrSegment *segments, int n)
  * Whether they come from the archiver, with hash and time, or from an inventory,
  * without.  After a crash the archiver offers the same segment again.
  */
+/* Only who has listed them just now may say that nothing is wrong with them any more. */
 static void
-insert_segments(const char *repository, const DrSegment *segments, int n)
+insert_segments(const char *repository, const DrSegment *segments, int n, bool listed)
 {
 	Args		a = {0};
+	const char *problem = psprintf("CASE WHEN w.size <> excluded.size THEN 'resized' ELSE %s END",
+								   listed ? "NULL" : "w.problem");
 
 	arg_text(&a, repository);
 	arg_segments(&a, segments, n);
-	execute("INSERT INTO dr.wal_segment AS w (repository, timeline, name, object, size, sha256, archived_at, ended_at) "
+	execute(psprintf("INSERT INTO dr.wal_segment AS w (repository, timeline, name, object, size, sha256, archived_at, ended_at) "
 			"SELECT DISTINCT ON (n.object) $1, n.* "
 			"FROM unnest($2, $3, $4, $5, $6, $7, $8) AS n (timeline, name, object, size, sha256, archived_at, ended_at) "
 			"ON CONFLICT (repository, object) DO UPDATE "
 			"SET sha256 = coalesce(w.sha256, excluded.sha256), archived_at = coalesce(w.archived_at, excluded.archived_at), "
 			"ended_at = coalesce(w.ended_at, excluded.ended_at), "
-			"problem = CASE WHEN w.size <> excluded.size THEN 'resized' END "
+			"problem = %s "
 			"WHERE (w.sha256 IS NULL AND excluded.sha256 IS NOT NULL) "
-			"OR w.problem IS DISTINCT FROM CASE WHEN w.size <> excluded.size THEN 'resized' END", &a, SPI_OK_INSERT);
+			"OR w.problem IS DISTINCT FROM %s", problem, problem), &a, SPI_OK_INSERT);
 }
 
 /* Runs of one repository; there is seldom more than one.  What has no name is gone again. */
@@ -411,7 +414,7 @@ dr_insert_segments(const DrSegment *segments, int n)
 		while (to < n && segments[to].name[0] != '\0' &&
 			   strcmp(segments[to].repository, segments[from].repository) == 0)
 			to++;
-		insert_segments(segments[from].repository, segments + from, to - from);
+		insert_segments(segments[from].repository, segments + from, to - from, false);
 		from = to;
 	}
 }
@@ -445,7 +448,7 @@ dr_found_segments(const DrSegment *segments, int n)
 {
 	if (n == 0)
 		return 0;
-	insert_segments(segments[0].repository, segments, n);
+	insert_segments(segments[0].repository, segments, n, true);
 	return (int) SPI_processed;
 }
 
