@@ -375,27 +375,28 @@ arg_segments(Args *a, const DrSegment *segments, int n)
 
 /*
  * Whether they come from the archiver, with hash and time, or from an inventory,
- * without.  After a crash the archiver offers the same segment again.
+ * without.  After a crash the archiver offers the same segment again.  Only who
+ * has listed them just now may say that nothing is wrong with them any more.
  */
-/* Only who has listed them just now may say that nothing is wrong with them any more. */
 static void
 insert_segments(const char *repository, const DrSegment *segments, int n, bool listed)
 {
 	Args		a = {0};
-	const char *problem = psprintf("CASE WHEN w.size <> excluded.size THEN 'resized' ELSE %s END",
-								   listed ? "NULL" : "w.problem");
 
 	arg_text(&a, repository);
 	arg_segments(&a, segments, n);
-	execute(psprintf("INSERT INTO dr.wal_segment AS w (repository, timeline, name, object, size, sha256, archived_at, ended_at) "
+	arg(&a, BOOLOID, BoolGetDatum(listed), false);
+#define PROBLEM \
+	"CASE WHEN w.size <> excluded.size THEN 'resized' WHEN NOT $9 THEN w.problem END"
+	execute("INSERT INTO dr.wal_segment AS w (repository, timeline, name, object, size, sha256, archived_at, ended_at) "
 			"SELECT DISTINCT ON (n.object) $1, n.* "
 			"FROM unnest($2, $3, $4, $5, $6, $7, $8) AS n (timeline, name, object, size, sha256, archived_at, ended_at) "
 			"ON CONFLICT (repository, object) DO UPDATE "
 			"SET sha256 = coalesce(w.sha256, excluded.sha256), archived_at = coalesce(w.archived_at, excluded.archived_at), "
-			"ended_at = coalesce(w.ended_at, excluded.ended_at), "
-			"problem = %s "
-			"WHERE (w.sha256 IS NULL AND excluded.sha256 IS NOT NULL) "
-			"OR w.problem IS DISTINCT FROM %s", problem, problem), &a, SPI_OK_INSERT);
+			"ended_at = coalesce(w.ended_at, excluded.ended_at), problem = " PROBLEM " "
+			"WHERE (w.sha256 IS NULL AND excluded.sha256 IS NOT NULL) OR w.problem IS DISTINCT FROM " PROBLEM,
+			&a, SPI_OK_INSERT);
+#undef PROBLEM
 }
 
 /* Runs of one repository; there is seldom more than one.  What has no name is gone again. */

@@ -81,6 +81,24 @@ for my $case (
 	is(sql('SELECT isempty(gaps) FROM dr_wal'), 't', "$what: brought back, the gap is closed");
 }
 
+# --- what the archiver noted before the damage comes into the table after it was found: that clears nothing
+my $launcher = $node->process(qr/: pg_dr launcher/);
+kill 'STOP', $launcher;		# its housekeeping writes the notes
+my ($fresh) = (step(), step());
+my $fresh_object = $node->wal_object($fresh->{segment});
+my $whole_object = $node->repository->read($fresh_object);
+$node->repository->write($fresh_object, substr $whole_object, 0, length($whole_object) - 100);
+like(sql('SELECT what, name FROM dr_sync()'), qr/^WAL changed\|\Q$fresh_object\E$/m, 'what the archiver has just stored is cut, and found');
+my $gap = sql("SELECT dr.lsnmultirange(dr.segment_range('$fresh->{segment}'))");
+is(sql('SELECT gaps FROM dr_wal'), $gap, 'it is a gap');
+my ($last) = (step(), step());
+kill 'CONT', $launcher;
+wait_until('housekeeping', sub { sql("SELECT count(*) FROM dr.wal_segment WHERE name = '$last->{segment}'") });
+is(sql('SELECT gaps FROM dr_wal'), $gap, 'the gap stays');
+$node->repository->write($fresh_object, $whole_object);
+sql('SELECT count(*) FROM dr_sync()');
+is(sql('SELECT isempty(gaps) FROM dr_wal'), 't', 'until an inventory finds the segment whole');
+
 sub slurp_dir_names { return grep { !/^\.\.?$/ } slurp_dir($_[0]) }
 
 # --- across a timeline switch: promotion of a copy in the middle, the old timeline goes on elsewhere
