@@ -580,12 +580,12 @@ LANGUAGE C VOLATILE PARALLEL SAFE;
 COMMENT ON FUNCTION dr.timelines() IS 'the way that led to the cluster''s timeline: where each began and ended, and the segments (from first_segment to before next_segment) that recovery takes from it';
 
 CREATE FUNCTION dr.tail(OUT repository text, OUT state text, OUT timeline bigint, OUT segment pg_lsn, OUT durable pg_lsn,
-	OUT waiting_since timestamptz, OUT synchronous boolean, OUT pieces bigint, OUT bytes bigint,
+	OUT waiting_since timestamptz, OUT shipped_at timestamptz, OUT synchronous boolean, OUT pieces bigint, OUT bytes bigint,
 	OUT sender_pid integer, OUT error text)
 RETURNS SETOF record
 AS 'MODULE_PATHNAME', 'dr_tail'
 LANGUAGE C VOLATILE PARALLEL SAFE;
-COMMENT ON FUNCTION dr.tail() IS 'how the tail of the WAL is shipped: off, starting, streaming or failed; everything before durable is in the repository, what came since waiting_since is not';
+COMMENT ON FUNCTION dr.tail() IS 'how the tail of the WAL is shipped: off, starting, streaming or failed; everything before durable is in the repository, what was written until shipped_at is in it as pieces, what came since waiting_since is not';
 
 CREATE FUNCTION dr.change_map(OUT state text, OUT timeline bigint, OUT known_from pg_lsn, OUT durable pg_lsn, OUT mapped pg_lsn,
 	OUT files bigint, OUT bytes bigint, OUT error text)
@@ -598,16 +598,16 @@ COMMENT ON FUNCTION dr.change_map() IS 'how the change map stands: off, starting
 CREATE TYPE dr.lsnrange AS RANGE (SUBTYPE = pg_lsn, MULTIRANGE_TYPE_NAME = dr.lsnmultirange);
 COMMENT ON TYPE dr.lsnrange IS 'a range of WAL locations';
 
+-- One expression, so that the planner takes it for one: there are many segments.
 CREATE FUNCTION dr.segment_range(name text)
 RETURNS dr.lsnrange
-AS $$
-	SELECT dr.lsnrange('0/0'::pg_lsn + n * size, '0/0'::pg_lsn + (n + 1) * size)
-	FROM (SELECT size, ('x' || substr(name, 9, 8))::bit(32)::bigint::numeric * (4294967296 / size)
-				+ ('x' || substr(name, 17, 8))::bit(32)::bigint AS n
-		  FROM (SELECT pg_size_bytes(current_setting('wal_segment_size')) AS size) AS s) AS s
-$$
-LANGUAGE SQL STABLE STRICT PARALLEL SAFE
-SET search_path = pg_catalog, pg_temp;
+LANGUAGE SQL STABLE PARALLEL SAFE
+RETURN CASE WHEN name IS NOT NULL THEN
+	dr.lsnrange(
+		'0/0'::pg_lsn + (('x' || substr(name, 9, 8))::bit(32)::bigint::numeric * 4294967296
+			+ ('x' || substr(name, 17, 8))::bit(32)::bigint * pg_size_bytes(current_setting('wal_segment_size'))),
+		'0/0'::pg_lsn + (('x' || substr(name, 9, 8))::bit(32)::bigint::numeric * 4294967296
+			+ (('x' || substr(name, 17, 8))::bit(32)::bigint + 1) * pg_size_bytes(current_setting('wal_segment_size')))) END;
 COMMENT ON FUNCTION dr.segment_range(text) IS 'the WAL locations that a segment holds';
 
 CREATE FUNCTION dr.state(OUT concern text, OUT status text, OUT detail text, OUT hint text)
@@ -671,9 +671,14 @@ CREATE VIEW dr.wal_coverage AS
 	WHERE file ~ '^[0-9A-F]{24}$'
 		AND starts_with(object, (SELECT c.system_identifier::text || '/' FROM pg_control_system() AS c))
 	UNION ALL
-	SELECT repository, timeline, dr.lsnrange(segment, durable), 0, coalesce(waiting_since, now()), NULL
-	FROM dr.tail()
-	WHERE repository IS NOT NULL AND state = 'streaming' AND durable > segment;
+	-- From the last archived segment on, all before durable is in pieces: with synchronous commits several segments may be.
+	SELECT t.repository, t.timeline, dr.lsnrange(least(t.segment, a.until), t.durable), 0, t.shipped_at, NULL
+	FROM dr.tail() AS t
+		LEFT JOIN LATERAL (SELECT upper(dr.segment_range(max(f.file COLLATE "C"))) AS until
+						   FROM @extschema@.dr_wal_files AS f
+						   WHERE f.repository = t.repository AND f.timeline = t.timeline AND f.file ~ '^[0-9A-F]{24}$'
+							   AND starts_with(f.object, (SELECT c.system_identifier::text || '/' FROM pg_control_system() AS c))) AS a ON true
+	WHERE t.repository IS NOT NULL AND t.state = 'streaming' AND t.durable > t.segment AND t.shipped_at IS NOT NULL;
 COMMENT ON VIEW dr.wal_coverage IS 'which WAL locations are in the repository: one row per segment, and one for the tail';
 
 CREATE VIEW @extschema@.dr_wal AS
@@ -719,6 +724,8 @@ AS $$
 			WHEN target < a.earliest THEN format('The oldest backup is consistent from %s on.', a.earliest)
 			WHEN a.latest IS NULL THEN 'The catalogue does not know when the WAL in the repository was written.'
 			WHEN target > a.latest AND NOT a.gap THEN format('The repository has the WAL up to %s.', a.latest)
+				|| CASE WHEN target <= now() AND EXISTS (SELECT 1 FROM dr.tail() AS t WHERE t.shipped_at = a.latest AND t.waiting_since IS NULL)
+					THEN ' Nothing has been written since: restore without a target.' ELSE '' END
 			ELSE format('WAL is missing: from the last backup before that moment, recovery comes to %s.',
 				coalesce((SELECT max(w.latest_lsn)::text FROM @extschema@.dr_recovery_windows AS w WHERE w.earliest_time <= target), 'nothing'))
 		END
@@ -766,6 +773,21 @@ CREATE VIEW @extschema@.dr_status AS
 				   WHERE status IN ('completed', 'completed with corruption')
 					   AND system_identifier = (SELECT c.system_identifier::text FROM pg_control_system() AS c)
 				   ORDER BY finished_at DESC LIMIT 1) AS b ON true
+	UNION ALL
+	-- What the archiver stores now is of no use to a backup that can't be recovered so far.
+	SELECT 'recovery_window',
+		CASE WHEN w.latest_lsn < c.until OR w.backup IS NOT NULL AND w.latest_lsn IS NULL THEN 'critical' ELSE 'ok' END,
+		CASE WHEN w.backup IS NULL THEN 'there is no complete backup'
+			WHEN w.latest_lsn IS NULL THEN format('the newest backup, %s, can''t be recovered: WAL that itself needs is missing', w.backup)
+			WHEN w.latest_lsn < c.until THEN format('the newest backup, %s, can be recovered to %s only, of %s that the repository has: what lies between is missing',
+				w.backup, w.latest_lsn, c.until)
+			ELSE format('the newest backup, %s, can be recovered to %s', w.backup, w.latest_lsn) END,
+		CASE WHEN w.latest_lsn < c.until OR w.backup IS NOT NULL AND w.latest_lsn IS NULL THEN 'Call dr_backup(''full'').' END
+	FROM (SELECT 1) AS one
+		LEFT JOIN (SELECT backup, repository, latest_lsn FROM @extschema@.dr_recovery_windows ORDER BY earliest_lsn DESC LIMIT 1) AS w ON true
+		LEFT JOIN LATERAL (SELECT max(upper(c.range)) AS until FROM dr.wal_coverage AS c
+						   WHERE c.repository = w.repository
+							   AND c.timeline = (SELECT t.timeline FROM dr.timelines() AS t WHERE t.ends IS NULL)) AS c ON true
 	UNION ALL
 	SELECT 'store',
 		CASE WHEN bool_or(status = 'critical') THEN 'critical' WHEN bool_or(status = 'warning') THEN 'warning' ELSE 'ok' END,

@@ -11,18 +11,17 @@
  */
 #include "flow/tail.h"
 
-#include <dirent.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
 #include "core/step.h"
-#include "flow/wal.h"
 
 #define PIECES_AT_ONCE		4
 #define PIECES_OF_A_SEGMENT	1024	/* then a new incarnation begins, so that readers have few to fetch */
 #define PENDING_MAX			(64 * 1024 * 1024)
+#define LOOK_EVERY_US		1000000	/* at pg_wal, while something in it is not archived */
 
 typedef enum PieceState
 {
@@ -40,6 +39,7 @@ typedef struct Piece
 	XLogRecPtr	begin;
 	XLogRecPtr	end;
 	int64		since;			/* when its first byte came */
+	int64		made_at;		/* when all had come that came before its end */
 	Bytes		plain;
 	uint64		size;			/* as stored */
 	DrError		err;
@@ -47,7 +47,7 @@ typedef struct Piece
 
 struct Tail
 {
-	TailOptions o;
+	WalSource	o;
 	TimeLineID	tli;
 	int			wakeup;
 
@@ -64,8 +64,12 @@ struct Tail
 	XLogRecPtr	left_end;		/* what is left to the archiver ends here */
 	int64		left_since;
 	XLogRecPtr	durable;		/* L1 */
+	int64		shipped_at;
 	XLogRecPtr	first_segment;	/* that we ship: what is before is the archiver's */
-	bool		base_is_archived;	/* the feeding thread's alone */
+	XLogRecPtr	archived_end;	/* of the last segment that the archiver told of, or of what is before the first */
+	XLogRecPtr	settled;		/* everything before is archived */
+	int64		look_at;		/* when to look again how far that is */
+	XLogRecPtr	taken_end;		/* L6: of the last segment that was archived when we began */
 
 	int			interval_ms;
 	bool		synchronous;
@@ -213,6 +217,7 @@ advance(Tail *t)
 			if (p->state != PIECE_DONE || p->begin > t->durable)
 				continue;
 			t->durable = Max(t->durable, p->end);
+			t->shipped_at = Max(t->shipped_at, p->made_at);
 			p->state = PIECE_FREE;
 			moved = true;
 		}
@@ -332,6 +337,7 @@ make_piece(Tail *t, DrError *err)
 
 	p->plain.len = 0;
 	p->since = t->pending_since;
+	p->made_at = time_now();
 	wal_segment_name(p->name.segment, t->tli, begin / t->o.segment_size, t->o.segment_size);
 	if (t->pieces_of_segment >= PIECES_OF_A_SEGMENT)
 	{
@@ -353,11 +359,19 @@ make_piece(Tail *t, DrError *err)
 	return true;
 }
 
+/* The lock is held.  L2, L5, L6. */
+static bool
+may_begin_piece(const Tail *t)
+{
+	return t->pending.len > 0 && t->received >= t->must_cover && t->received > t->taken_end &&
+		t->durable != InvalidXLogRecPtr && t->left_end <= t->durable;
+}
+
 /* The lock is held: the last byte of a segment has come (L4). */
 static bool
 end_segment(Tail *t, DrError *err)
 {
-	if (t->pending.len > 0 && t->synchronous && free_piece(t) != NULL)
+	if (t->synchronous && may_begin_piece(t) && free_piece(t) != NULL)
 	{
 		if (!make_piece(t, err))
 			return false;
@@ -414,47 +428,73 @@ tail_feed(Tail *t, XLogRecPtr begin, const void *data, size_t n, DrError *err)
 	return ok;
 }
 
-/* ---- out ---- */
-
-/*
- * Is every segment before our first one archived?  The server's word for it is
- * .done: that nothing is .ready proves nothing after a crash, which may have taken
- * the mark with it.  What can't be found out is not so.
- */
-static bool
-base_is_archived(const Tail *t)
+bool
+tail_caught_up(Tail *t, DrError *err)
 {
-	char	   *path = psprintf("%s/pg_wal", t->o.data_directory);
-	DIR		   *dir = opendir(path);
-	struct dirent *entry;
-	char		first[25];
-	bool		archived = dir != NULL;
+	char		segment[25];
+	char		lsn[LSN_TEXT_MAX];
 
-	wal_segment_name(first, t->tli, t->first_segment / t->o.segment_size, t->o.segment_size);
-	while (archived && (errno = 0, entry = readdir(dir)) != NULL)
-	{
-		WalFile		wal;
-		char	   *done;
-
-		if (!wal_file_parse(entry->d_name, &wal) || wal.kind != KIND_WAL || strcmp(entry->d_name, first) >= 0)
-			continue;
-		done = psprintf("%s/archive_status/%s.done", path, entry->d_name);
-		archived = access(done, F_OK) == 0;
-		pfree(done);
-	}
-	archived = archived && errno == 0;
-	if (dir != NULL)
-		closedir(dir);
-	pfree(path);
-	return archived;
+	if (t->received >= t->taken_end)
+		return true;
+	wal_segment_name(segment, t->tli, t->taken_end / t->o.segment_size - 1, t->o.segment_size);
+	lsn_format(lsn, t->received);
+	dr_error(err, DR_CONFLICT, "the repository has WAL of timeline %u that this server has not written", t->tli);
+	dr_detail(err, "Segment \"%s\" is archived, and the server has come to %s.", segment, lsn);
+	return dr_hint(err, "Either two servers write the same timeline: stop the one that should not. Or this one was set "
+				   "back to an earlier state: promote it, so that it goes on with a timeline of its own.");
 }
 
-/* The lock is held.  L2, L5. */
+/* ---- out ---- */
+
+/* The lock is held.  L1, L3, L4. */
+static void
+settle(Tail *t, XLogRecPtr until)
+{
+	char		last[25];
+
+	t->settled = until;
+	t->durable = Max(t->durable, until);
+	for (int i = 0; i < PIECES_AT_ONCE; i++)
+		if (t->pieces[i].state == PIECE_WAITS && t->pieces[i].end <= until)
+			t->pieces[i].state = PIECE_FREE;
+	advance(t);
+	wal_segment_name(last, t->tli, until / t->o.segment_size - 1, t->o.segment_size);
+	drop_where(t, segment_is_archived, last);
+}
+
+/*
+ * That a segment is archived says nothing of those before it, when a crash has
+ * taken the mark that they wait for the archiver.
+ */
+static void
+look_at_pg_wal(Tail *t)
+{
+	XLogRecPtr	told;
+	XLogRecPtr	until;
+	bool		look;
+
+	pthread_mutex_lock(&t->lock);
+	told = t->archived_end;
+	look = told > t->settled && t->look_at <= monotonic_now();
+	pthread_mutex_unlock(&t->lock);
+	if (!look)
+		return;
+	/* What we are told of needs no mark: the server sets it a moment later. */
+	until = pg_wal_archived_until(&t->o, t->tli, told > t->first_segment ? told - t->o.segment_size : told);
+	if (told > t->first_segment && until == told - t->o.segment_size)
+		until = told;
+	pthread_mutex_lock(&t->lock);
+	if (until >= t->first_segment && until > t->settled)
+		settle(t, until);
+	t->look_at = monotonic_now() + LOOK_EVERY_US;
+	pthread_mutex_unlock(&t->lock);
+}
+
+/* The lock is held. */
 static int64
 due_at(const Tail *t)
 {
-	if (t->pending.len == 0 || t->received < t->must_cover ||
-		t->durable == InvalidXLogRecPtr || t->left_end > t->durable)
+	if (!may_begin_piece(t))
 		return INT64CONST(0x7fffffffffffffff);
 	if (t->synchronous || t->pending.len >= PENDING_MAX)
 		return 0;
@@ -466,17 +506,11 @@ tail_ship(Tail *t, DrError *err)
 {
 	uint64		woken;
 	ssize_t		ignored = read(t->wakeup, &woken, sizeof(woken));
-	bool		base = t->base_is_archived || base_is_archived(t);
 	bool		ok = true;
 
 	(void) ignored;				/* nothing there: nobody woke us */
+	look_at_pg_wal(t);
 	pthread_mutex_lock(&t->lock);
-	t->base_is_archived = base;
-	if (base && t->durable == InvalidXLogRecPtr)
-	{
-		t->durable = t->first_segment;
-		advance(t);
-	}
 	for (int i = 0; ok && i < PIECES_AT_ONCE; i++)
 		if (t->pieces[i].state == PIECE_FAILED)
 		{
@@ -513,13 +547,11 @@ tail_archived(Tail *t, const char *segment)
 		return;
 	end = (wal_segment_number(&wal, t->o.segment_size) + 1) * t->o.segment_size;
 	pthread_mutex_lock(&t->lock);
-	if (end >= t->first_segment && end > t->durable)
-		t->durable = end;
-	for (int i = 0; i < PIECES_AT_ONCE; i++)
-		if (t->pieces[i].state == PIECE_WAITS && t->pieces[i].end <= end)
-			t->pieces[i].state = PIECE_FREE;	/* L4 */
-	advance(t);
-	drop_where(t, segment_is_archived, segment);	/* L3 */
+	if (end > t->archived_end)
+	{
+		t->archived_end = end;
+		t->look_at = 0;
+	}
 	pthread_mutex_unlock(&t->lock);
 	wake(t);
 }
@@ -559,6 +591,7 @@ tail_status(Tail *t, TailStatus *s)
 	pthread_mutex_lock(&t->lock);
 	s->received = t->received;
 	s->durable = t->durable;
+	s->shipped_at = t->shipped_at;
 	s->pieces = t->total_pieces;
 	s->bytes = t->total_bytes;
 	if (t->left_end > t->durable)
@@ -572,6 +605,16 @@ tail_status(Tail *t, TailStatus *s)
 }
 
 /* ---- the beginning ---- */
+
+/* L6.  A name that sorts behind the prefix, as all in a listing. */
+static void
+note_archived(Tail *t, const char *name)
+{
+	WalFile		wal;
+
+	if (wal_file_parse(strrchr(name, '/') + 1, &wal) && wal.kind == KIND_WAL && wal.timeline == t->tli)
+		t->taken_end = Max(t->taken_end, (wal_segment_number(&wal, t->o.segment_size) + 1) * t->o.segment_size);
+}
 
 /*
  * The incarnations that are there already, from this segment on and a little
@@ -596,7 +639,10 @@ find_incarnation(Tail *t, uint64 segno, DrError *err)
 		TailName	name;
 
 		if (!tail_name_parse(l.names[i], &name))
+		{
+			note_archived(t, l.names[i]);
 			continue;
+		}
 		t->incarnation = Max(t->incarnation, name.incarnation + 1);
 		remember(&t->stored, &t->n_stored, &name);
 	}
@@ -619,17 +665,17 @@ start_threads(Tail *t, DrError *err)
 }
 
 Tail *
-tail_new(const TailOptions *options, TimeLineID tli, XLogRecPtr flushed, XLogRecPtr *from, DrError *err)
+tail_new(const WalSource *source, TimeLineID tli, XLogRecPtr flushed, XLogRecPtr *from, DrError *err)
 {
 	Tail	   *t = pg_malloc0(sizeof(*t));
 
-	t->o = *options;
+	t->o = *source;
 	t->tli = tli;
 	t->interval_ms = 1000;
 	pthread_mutex_init(&t->lock, NULL);
 	pthread_cond_init(&t->work, NULL);
 	t->must_cover = flushed;
-	t->received = t->first_segment = *from = segment_begin(t, flushed);
+	t->received = t->first_segment = t->archived_end = *from = segment_begin(t, flushed);
 	t->wakeup = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
 	if (t->wakeup >= 0 && find_incarnation(t, flushed / t->o.segment_size, err) && start_threads(t, err))
 		return t;

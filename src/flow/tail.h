@@ -18,6 +18,8 @@
  *	L5	No piece is begun while something before it is left to the archiver: until
  *		that is archived, nobody could use it, and it may be that it never will
  *		be, because another server took its name.
+ *	L6	No piece is begun before the end of what was archived when the incarnation
+ *		began: no reader would look at it.
  *
  * A crash leaves pieces; the next incarnation begins the segment anew, and removes them.
  *
@@ -26,26 +28,16 @@
 #ifndef PGDR_TAIL_H
 #define PGDR_TAIL_H
 
-#include "flow/repository.h"
+#include "flow/pg_wal.h"
 
 typedef struct Tail Tail;
-
-typedef struct TailOptions
-{
-	Repository *repo;
-	const char *sysid;
-	const char *data_directory;
-	uint32		segment_size;
-	int			level;
-	bool		(*may_store) (void *arg, DrError *err); /* asked before each piece, by any thread */
-	void	   *arg;
-} TailOptions;
 
 typedef struct TailStatus
 {
 	XLogRecPtr	received;
 	XLogRecPtr	durable;		/* InvalidXLogRecPtr: older segments are still to be archived */
 	int64		waiting_since;	/* when the first byte that isn't durable came; 0: all are */
+	int64		shipped_at;		/* all that had come by then is durable; 0: no piece is */
 	uint64		pieces;			/* stored so far */
 	uint64		bytes;			/* of these */
 } TailStatus;
@@ -54,12 +46,18 @@ typedef struct TailStatus
  * Ship from the segment on that holds "flushed", where the server's flush
  * pointer is now; *from is where to begin to feed.
  */
-extern Tail *tail_new(const TailOptions *options, TimeLineID tli, XLogRecPtr flushed,
+extern Tail *tail_new(const WalSource *source, TimeLineID tli, XLogRecPtr flushed,
 					  XLogRecPtr *from, DrError *err);
 
 /* What came next.  Only when there is room. */
 extern bool tail_has_room(Tail *t);
 extern bool tail_feed(Tail *t, XLogRecPtr begin, const void *data, size_t n, DrError *err);
+
+/*
+ * All that the server has flushed has come.  False: the repository has more of this
+ * timeline than that, so that it has another history (DR_CONFLICT).
+ */
+extern bool tail_caught_up(Tail *t, DrError *err);
 
 /* Begin to ship what is due.  False: a piece could not be stored. */
 extern bool tail_ship(Tail *t, DrError *err);
@@ -67,7 +65,7 @@ extern bool tail_ship(Tail *t, DrError *err);
 /* Milliseconds until something may be due. */
 extern int	tail_due_in(Tail *t);
 
-/* Any thread: every segment up to this location is archived. */
+/* Any thread: this segment is archived. */
 extern void tail_archived(Tail *t, const char *segment);
 
 /* Any thread: how often to ship; synchronous: at once, because commits wait. */

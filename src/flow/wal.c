@@ -83,6 +83,18 @@ read_file(int fd, const char *path, uint64 size, Bytes *in, DrError *err)
 		dr_error(err, DR_IO, "WAL file \"%s\" changed while it was read", path);
 }
 
+bool
+wal_read_file(const char *path, Bytes *in, int64 *written_at, DrError *err)
+{
+	uint64		size;
+	int			fd = open_file(path, &size, written_at, err);
+	bool		ok = fd >= 0 && read_file(fd, path, size, in, err);
+
+	if (fd >= 0)
+		close(fd);
+	return ok;
+}
+
 static bool
 is_segment(ObjectKind kind)
 {
@@ -167,8 +179,6 @@ wal_archive(Repository *repo, WalWorkspace *space, const char *sysid, const char
 			WalStored *stored, DrError *err)
 {
 	WalFile		wal;
-	uint64		size;
-	int			fd;
 	StoreResult r;
 	bool		ok;
 
@@ -176,12 +186,8 @@ wal_archive(Repository *repo, WalWorkspace *space, const char *sysid, const char
 	if (!wal_file_parse(file, &wal))
 		return dr_error(err, DR_CONFIG, "\"%s\" is not the name of a WAL file", file);
 	name_wal(stored->object, sysid, file);
-	if ((fd = open_file(path, &size, &stored->written_at, err)) < 0)
-		return false;
-	ok = read_file(fd, path, size, &space->in, err);
-	close(fd);
-	if (!ok ||
-		(is_segment(wal.kind) && !wal_header_check(space->in.data, size, size, sysid, file, err)) ||
+	if (!wal_read_file(path, &space->in, &stored->written_at, err) ||
+		(is_segment(wal.kind) && !wal_header_check(space->in.data, space->in.len, space->in.len, sysid, file, err)) ||
 		!wal_seal(repo, space, &space->in, stored->object, err) ||
 		(may_store != NULL && !may_store(arg, err)))
 		return false;

@@ -41,6 +41,9 @@ extern bool wal_archive(Repository *repo, WalWorkspace *space, const char *sysid
 						const char *path, bool (*may_store) (void *arg, DrError *err), void *arg,
 						WalStored *stored, DrError *err);
 
+/* A file of the server's pg_wal, whole, and when it was last written. */
+extern bool wal_read_file(const char *path, Bytes *in, int64 *written_at, DrError *err);
+
 /* Compress plain bytes and seal them as an object of this name, into space->sealed. */
 extern bool wal_seal(Repository *repo, WalWorkspace *space, const Bytes *plain, const char *name,
 					 DrError *err);

@@ -26,6 +26,7 @@ typedef struct Stream
 	Replication *replication;
 	ReplicationSource source;
 	Tail	   *tail;
+	int			received;		/* segments of older timelines that were stored first */
 	TailStatus	reported;		/* to the server */
 	int64		reported_at;
 	TailStatus	emitted;		/* to the module */
@@ -73,6 +74,8 @@ take_what_came(Stream *s, DrError *err)
 			if (!tail_feed(s->tail, m.begin, m.data, m.n, err))
 				return false;
 			s->busy = m.begin + m.n >= m.server_end;
+			if (s->busy && !tail_caught_up(s->tail, err))
+				return false;
 		}
 		s->reply_wanted |= got && m.reply_wanted;
 	}
@@ -108,8 +111,8 @@ emit(Stream *s, const TailStatus *now)
 	s->emitted = *now;
 	s->emitted_at = time;
 	lsn_format(lsn, now->durable);
-	agent_emit(json_pack("{s:s, s:s, s:I, s:I, s:I}", "event", "shipped", "lsn", lsn,
-						 "waiting_since", (json_int_t) now->waiting_since,
+	agent_emit(json_pack("{s:s, s:s, s:I, s:I, s:I, s:I}", "event", "shipped", "lsn", lsn,
+						 "waiting_since", (json_int_t) now->waiting_since, "shipped_at", (json_int_t) now->shipped_at,
 						 "pieces", (json_int_t) now->pieces, "bytes", (json_int_t) now->bytes));
 }
 
@@ -156,7 +159,7 @@ static bool
 begin(Stream *s, const char *conninfo, int interval_ms, bool synchronous, XLogRecPtr *from, DrError *err)
 {
 	Agent	   *a = s->agent;
-	TailOptions o = {.repo = &a->repo, .sysid = a->system_identifier, .data_directory = a->data_directory,
+	WalSource	o = {.repo = &a->repo, .sysid = a->system_identifier, .data_directory = a->data_directory,
 	.segment_size = a->wal_segment_size, .level = a->level, .may_store = agent_may_store, .arg = a};
 
 	s->replication = replication_open(conninfo, &s->source, err);
@@ -168,8 +171,8 @@ begin(Stream *s, const char *conninfo, int interval_ms, bool synchronous, XLogRe
 		dr_detail(err, "Its system identifier is %s, not %s.", s->source.system_identifier, a->system_identifier);
 		return dr_hint(err, "It must lead to this server itself.");
 	}
-	s->tail = tail_new(&o, s->source.timeline, s->source.flushed, from, err);
-	if (s->tail == NULL)
+	if (!pg_wal_store_received(&o, s->source.timeline, s->source.flushed, &s->received, err) ||
+		(s->tail = tail_new(&o, s->source.timeline, s->source.flushed, from, err)) == NULL)
 		return false;
 	tail_pace(s->tail, interval_ms, synchronous);
 	pthread_mutex_lock(&a->lock);
@@ -195,7 +198,8 @@ agent_tail(Agent *a, json_t *request, DrError *err)
 	ok = begin(&s, conninfo, interval_ms, synchronous, &from, err);
 	if (ok)
 	{
-		agent_emit(json_pack("{s:s, s:i}", "event", "streaming", "pid", replication_pid(s.replication)));
+		agent_emit(json_pack("{s:s, s:i, s:i}", "event", "streaming", "pid", replication_pid(s.replication),
+							 "received", s.received));
 		ok = stream(&s, err);
 	}
 	if (s.replication != NULL)

@@ -469,8 +469,6 @@ dr_backup_run(Backup *b)
 	MemoryContextSwitchTo(b->context);
 	if (c.rows_lost)
 	{
-		dr_lock(LW_EXCLUSIVE);
-		dr_shared->want_sync = true;
-		dr_unlock();
+		dr_want_sync();
 	}
 }

@@ -176,9 +176,7 @@ end_with_error(Backup *b)
 	if (b->job.stop_lsn != InvalidXLogRecPtr)
 	{
 		/* Did its manifest become durable all the same?  The inventory will know. */
-		dr_lock(LW_EXCLUSIVE);
-		dr_shared->want_sync = true;
-		dr_unlock();
+		dr_want_sync();
 	}
 }
 

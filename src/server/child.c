@@ -42,6 +42,7 @@
 #include "child.h"
 #include "pg_dr.h"
 #include "protocol.h"
+#include "shmem.h"
 
 #define HELLO_TIMEOUT_MS	10000
 #define SEND_TIMEOUT_MS		60000
@@ -575,16 +576,17 @@ check_hold(DrChild *child)
 
 /*
  * Nobody tells the archiver, while it is at work on a file, that the server
- * wants to stop.  But the postmaster writes so.
+ * wants to stop.  But the postmaster writes so; and as a smart shutdown lets
+ * clients stay for as long as they like, our launcher must have gone, too.
  */
 static bool
 server_is_stopping(void)
 {
-	FILE	   *file = AllocateFile("postmaster.pid", "r");
+	FILE	   *file;
 	char		line[MAXPGPATH];
 	bool		stopping = false;
 
-	if (file == NULL)
+	if (dr_launcher_is_there() || (file = AllocateFile("postmaster.pid", "r")) == NULL)
 		return false;
 	for (int i = 1; fgets(line, sizeof(line), file) != NULL; i++)
 		stopping = i == LOCK_FILE_LINE_PM_STATUS && strncmp(line, PM_STATUS_STOPPING, strlen(PM_STATUS_STOPPING)) == 0;

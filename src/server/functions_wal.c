@@ -112,8 +112,8 @@ dr_tail(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	DrTail	   *tail = palloc(sizeof(DrTail));
-	Datum		values[11];
-	bool		nulls[11] = {0};
+	Datum		values[12];
+	bool		nulls[12] = {0};
 	char	   *name;
 	char	   *url;
 
@@ -129,13 +129,15 @@ dr_tail(PG_FUNCTION_ARGS)
 	values[4] = LSNGetDatum(tail->durable);
 	nulls[5] = tail->waiting_since == 0;
 	values[5] = TimestampTzGetDatum(tail->waiting_since);
-	values[6] = BoolGetDatum(tail->synchronous);
-	values[7] = Int64GetDatum(tail->pieces);
-	values[8] = Int64GetDatum(tail->bytes);
-	nulls[9] = tail->sender_pid == 0;
-	values[9] = Int32GetDatum(tail->sender_pid);
-	nulls[10] = tail->state != DR_TAIL_FAILED;
-	values[10] = CStringGetTextDatum(tail->failure.message);
+	nulls[6] = tail->shipped_at == 0;
+	values[6] = TimestampTzGetDatum(tail->shipped_at);
+	values[7] = BoolGetDatum(tail->synchronous);
+	values[8] = Int64GetDatum(tail->pieces);
+	values[9] = Int64GetDatum(tail->bytes);
+	nulls[10] = tail->sender_pid == 0;
+	values[10] = Int32GetDatum(tail->sender_pid);
+	nulls[11] = tail->state != DR_TAIL_FAILED;
+	values[11] = CStringGetTextDatum(tail->failure.message);
 	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	return (Datum) 0;
 }

@@ -143,6 +143,26 @@ dr_wake_launcher(void)
 	wake(dr_shared->launcher_latch);
 }
 
+bool
+dr_launcher_is_there(void)
+{
+	bool		there;
+
+	dr_lock(LW_SHARED);
+	there = dr_shared->launcher_latch != NULL;
+	dr_unlock();
+	return there;
+}
+
+void
+dr_want_sync(void)
+{
+	dr_lock(LW_EXCLUSIVE);
+	dr_shared->want_sync = true;
+	dr_unlock();
+	dr_wake_launcher();
+}
+
 /* ---- jobs ---- */
 
 static bool
@@ -504,7 +524,7 @@ dr_open_generation(void)
 	return generation;
 }
 
-/* After an adoption: what the archiver knew of its rights is history. */
+/* After an adoption: what the archiver knew of its rights is history, and the tail may be shipped. */
 void
 dr_reset_archiver(void)
 {
@@ -516,6 +536,7 @@ dr_reset_archiver(void)
 	archiver->last_failed[0] = '\0';
 	archiver->last_failed_at = 0;
 	memset(&archiver->failure, 0, sizeof(archiver->failure));
+	wake(dr_shared->tail.worker_latch);
 	dr_unlock();
 }
 
@@ -562,13 +583,15 @@ dr_tail_synchronous(bool synchronous)
 }
 
 void
-dr_tail_shipped(XLogRecPtr durable, TimestampTz waiting_since, int64 pieces, int64 bytes)
+dr_tail_shipped(XLogRecPtr durable, TimestampTz waiting_since, TimestampTz shipped_at,
+				int64 pieces, int64 bytes)
 {
 	DrTail	   *tail = &dr_shared->tail;
 
 	dr_lock(LW_EXCLUSIVE);
 	tail->durable = durable;
 	tail->waiting_since = waiting_since;
+	tail->shipped_at = shipped_at;
 	tail->heard_at = GetCurrentTimestamp();
 	tail->pieces = pieces;
 	tail->bytes = bytes;

@@ -201,6 +201,7 @@ typedef struct DrTail
 	bool		synchronous;	/* commits wait for us */
 	XLogRecPtr	durable;		/* all before is in the repository; 0: not known */
 	TimestampTz waiting_since;	/* of the oldest byte that isn't; 0: all are */
+	TimestampTz shipped_at;		/* what was written until then is in pieces; 0: nothing is */
 	TimestampTz heard_at;
 	int64		pieces;			/* stored by this child */
 	int64		bytes;
@@ -353,6 +354,10 @@ extern const char *dr_job_noun(DrJobType type);
 
 /* Whom to wake; the lock need not be held. */
 extern void dr_wake_launcher(void);
+extern bool dr_launcher_is_there(void);
+
+/* Have an inventory taken soon. */
+extern void dr_want_sync(void);
 
 /*
  * job.c: ask for a job, start its worker, and stay until that is there, or, with
@@ -420,7 +425,8 @@ extern void dr_tail_worker(Latch *latch);
 extern void dr_tail_off(void);
 extern void dr_tail_streaming(int sender_pid);	/* 0: no longer */
 extern void dr_tail_synchronous(bool synchronous);
-extern void dr_tail_shipped(XLogRecPtr durable, TimestampTz waiting_since, int64 pieces, int64 bytes);
+extern void dr_tail_shipped(XLogRecPtr durable, TimestampTz waiting_since, TimestampTz shipped_at,
+							int64 pieces, int64 bytes);
 extern void dr_tail_failed(const DrReport *report);
 
 /* The change map's part, of its worker (whose latch is NULL when it goes)... */

@@ -22,6 +22,8 @@
 
 #include "access/xact.h"
 #include "access/xlog.h"
+#include "access/xlog_internal.h"
+#include "access/xlogarchive.h"
 #include "catalog/pg_authid.h"
 #include "miscadmin.h"
 #include "postmaster/bgworker.h"
@@ -29,6 +31,7 @@
 #include "postmaster/postmaster.h"
 #include "replication/walsender.h"
 #include "replication/walsender_private.h"
+#include "storage/fd.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "storage/lwlock.h"
@@ -140,30 +143,49 @@ conninfo(void)
 
 /* ---- what others know ---- */
 
-/* Do commits wait for what we report?  The walsender knows. */
+/* Is it a walsender of this server?  And do commits wait for what it hears? */
 static bool
-commits_wait(int sender_pid)
+look_at_sender(int sender_pid, bool *synchronous)
 {
-	bool		synchronous = false;
+	bool		ours = false;
 
+	*synchronous = false;
 	for (int i = 0; sender_pid != 0 && i < max_wal_senders; i++)
 	{
 		WalSnd	   *sender = &WalSndCtl->walsnds[i];
 
 		SpinLockAcquire(&sender->mutex);
 		if (sender->pid == sender_pid)
-			synchronous = sender->sync_standby_priority > 0;
+		{
+			ours = true;
+			*synchronous = sender->sync_standby_priority > 0;
+		}
 		SpinLockRelease(&sender->mutex);
 	}
-	return synchronous;
+	return ours;
+}
+
+/* The system identifier is its standbys', too. */
+static void
+require_own_sender(int sender_pid)
+{
+	bool		ignored;
+
+	if (!look_at_sender(sender_pid, &ignored))
+		ereport(ERROR,
+				(errcode(ERRCODE_CONFIG_FILE_ERROR),
+				 errmsg("pg_dr.wal_conninfo leads to another server of this cluster"),
+				 errdetail("No walsender of this server has the process ID %d.", sender_pid),
+				 errhint("It must lead to this server itself, best through its socket.")));
 }
 
 static void
 tell_pace(WalWorker *w)
 {
-	bool		synchronous = commits_wait(w->sender_pid);
+	bool		synchronous;
 	StringInfoData line;
 
+	(void) look_at_sender(w->sender_pid, &synchronous);
 	if (synchronous == w->synchronous && dr_wal_ship_interval == w->interval_ms)
 		return;
 	w->synchronous = synchronous;
@@ -196,13 +218,51 @@ tell_archived(WalWorker *w)
 	dr_child_control(w->child, &line);
 }
 
+/*
+ * A crash of the machine may take the mark that a segment waits for the archiver.
+ * The server would set it again before it removes the segment, which may be late;
+ * until then nothing behind it is called durable.
+ */
+static void
+mark_for_archiver(void)
+{
+	DIR		   *dir = AllocateDir(XLOGDIR);
+	struct dirent *entry;
+	char		current[MAXFNAMELEN];
+	TimeLineID	tli;
+	XLogRecPtr	flushed = GetFlushRecPtr(&tli);
+
+	XLogFileName(current, tli, flushed / wal_segment_size, wal_segment_size);
+	while ((entry = ReadDir(dir, XLOGDIR)) != NULL)
+	{
+		if (IsXLogFileName(entry->d_name) && strncmp(entry->d_name, current, 8) == 0 &&
+			strcmp(entry->d_name, current) < 0)
+			(void) XLogArchiveCheckDone(entry->d_name);
+	}
+	FreeDir(dir);
+}
+
 /* ---- the child ---- */
+
+/* What this server had received as a standby, and its primary had not archived. */
+static void
+report_received(int64 segments)
+{
+	if (segments == 0)
+		return;
+	ereport(LOG,
+			(errmsg("archived " INT64_FORMAT " WAL segments of older timelines, which this server had received as a standby and which the repository did not have",
+					segments)));
+	dr_want_sync();
+}
 
 static void
 on_event(WalWorker *w, const DrEvent *event)
 {
 	if (dr_event_is(event, "streaming"))
 	{
+		report_received(dr_event_int(event, "received"));
+		require_own_sender((int) dr_event_int(event, "pid"));
 		w->sender_pid = (int) dr_event_int(event, "pid");
 		w->backoff_ms = 0;
 		w->said[0] = '\0';
@@ -210,7 +270,7 @@ on_event(WalWorker *w, const DrEvent *event)
 	}
 	else if (dr_event_is(event, "shipped"))
 		dr_tail_shipped(dr_event_lsn(event, "lsn"), dr_event_time(event, "waiting_since"),
-						dr_event_int(event, "pieces"), dr_event_int(event, "bytes"));
+						dr_event_time(event, "shipped_at"), dr_event_int(event, "pieces"), dr_event_int(event, "bytes"));
 	else if (dr_event_is(event, "error"))
 		dr_event_raise(event);
 	else if (!dr_event_is(event, "held") && !dr_event_is(event, "alive"))
@@ -248,6 +308,7 @@ start_child(WalWorker *w)
 {
 	StringInfoData request;
 
+	mark_for_archiver();
 	w->opened_with = MemoryContextStrdup(TopMemoryContext, settings_text());
 	w->generation = dr_open_generation();
 	w->child = dr_child_open(true);
@@ -333,6 +394,7 @@ back_off(WalWorker *w)
 	long		left;
 
 	while (w->backoff_ms > 0 && !ConfigReloadPending && !ShutdownRequestPending &&
+		   w->generation == dr_open_generation() &&
 		   (left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), until)) > 0)
 	{
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, left, PG_WAIT_EXTENSION);

@@ -53,6 +53,20 @@ $node->repository->back;
 wait_until('the segment arrives', sub { $node->archived($waiting) });
 pass('and arrives when the store is back');
 
+# --- a smart shutdown lets clients stay, and meanwhile the archiver has as much time as ever
+my $client = $node->start_backup('SELECT pg_sleep(15)');
+$node->poll_query_until('postgres', q{SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep'});
+my $slow = $node->archiver_agent;
+kill 'STOP', $slow;
+my $kept = $node->safe_psql('postgres', q{SELECT pg_create_restore_point('s') IS NULL; SELECT pg_walfile_name(pg_switch_wal())}) =~ s/.*\n//sr;
+system "(sleep 12; kill -CONT $slow) </dev/null >/dev/null 2>&1 &";
+$offset = -s $node->logfile;
+$node->stop('smart');
+$client->();
+unlike(slurp_file($node->logfile, $offset), qr/has not taken the file/, 'a smart shutdown takes no time from the archiver');
+ok($node->archived($kept), 'which has archived before the server stops');
+$node->start;
+
 # --- shutdown: the last user WAL is in the repository although the workers are gone
 my $id = $node->full_backup;
 $node->safe_psql('postgres', 'CREATE TABLE last_words AS SELECT generate_series(1, 1000) a');
@@ -108,12 +122,31 @@ my $standby = PgDr::Test->new('standby');
 @$standby{qw(repository key_file)} = @$node{qw(repository key_file)};
 $standby->init_from_backup($copy, 'base', has_streaming => 1);
 $standby->start;
+$offset = -s $copy->logfile;
+$copy->append_conf('postgresql.conf', "pg_dr.wal_conninfo = '" . $standby->connstr =~ s/'/''/gr . " user=postgres'");
+$copy->reload;
+$copy->wait_for_log(qr/could not ship the tail.*leads to another server of this cluster/s, $offset);
+pass('the tail is not taken from a standby');
+# What it had not archived, the standby has received and takes for archived.
+$copy->hold_at('archive.read');
+for my $n (1 .. 3)
+{
+	$copy->safe_psql('postgres', "CREATE TABLE received_$n AS SELECT generate_series(1, 1000) AS a");
+	$copy->safe_psql('postgres', 'SELECT pg_switch_wal()');
+}
 $copy->safe_psql('postgres', 'CREATE TABLE begun AS SELECT 1 AS a');
 $copy->wait_for_catchup($standby);
 $copy->machine_dies;
+$standby->append_conf('postgresql.conf', "pg_dr.wal_conninfo = ''");
 $standby->promote;
 $standby->safe_psql('postgres', 'SELECT dr_adopt()');
 $standby->wait_archived;
+$standby->wait_for_log(qr/archived 3 WAL segments of older timelines/);
+my $across = $standby->restored('across', args => [ '--backup', $id ]);
+is($across->checksums, $standby->checksums, 'a backup from before reaches across the failover');
+$across->stop;
+$standby->poll_query_until('postgres', q{SELECT isempty(gaps) FROM dr_wal WHERE timeline = 2});
+is($standby->safe_psql('postgres', q{SELECT status FROM dr_status WHERE concern = 'recovery_window'}), 'ok', 'and dr_status knows');
 ok($node->archived('00000003.history'), 'the standby archives its history');
 is(scalar($node->objects(qr{/wal/00000002/[0-9A-F]{24}\.partial$})), 1, 'and the last segment of the old timeline, as .partial');
 

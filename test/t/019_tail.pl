@@ -143,8 +143,61 @@ SKIP:
 	kill 'TERM', $load->{pid};
 	$ledger->finish($load);
 }
+
+# --- the archiver lags: commits do not wait for it, what is in pieces only is no gap
+$node->poll_query_until('postgres', q{SELECT synchronous AND durable >= pg_current_wal_flush_lsn() FROM dr.tail()});
+$node->wait_archived;
+my $archiver = $node->archiver;
+kill 'STOP', $archiver;
+for (1 .. 3)
+{
+	$ledger->add(3);
+	$node->safe_psql('postgres', 'SELECT pg_switch_wal()');
+}
+$ledger->add(3);
+my $committed = wait_shipped();
+is($node->safe_psql('postgres', 'SELECT isempty(gaps), last_lsn >= ' . "'$committed'" . ' FROM dr_wal'), 't|t', 'whole segments in pieces are no gap');
+is($node->safe_psql('postgres', "SELECT bool_and(latest_lsn >= '$committed') FROM dr_recovery_windows"), 't', 'nor the end of a window');
+like($node->safe_psql('postgres', q{SELECT status || detail FROM dr_status WHERE concern = 'recovery_window'}), qr/^okthe newest backup, \Q$id\E, can be recovered to/, 'dr_status says so');
+
+# --- a new child does not know how far the archiver has come: no piece of what comes behind that
+kill 9, $node->wal_agent;
+$node->poll_query_until('postgres', q{SELECT synchronous AND durable IS NULL FROM dr.tail()});
+my @behind = map { $node->safe_psql('postgres', q{
+	SET synchronous_commit = local; SELECT pg_logical_emit_message(true, '', repeat('x', 50000)) IS NULL;
+	SELECT pg_walfile_name(pg_switch_wal())}) =~ s/.*\n//sr } 1 .. 2;
+sleep 2;
+is(scalar(grep { /\Q$behind[1]\E\./ } pieces()), 0, 'behind what is left to the archiver there are no pieces');
+kill 'CONT', $archiver;
+$node->poll_query_until('postgres', q{SELECT durable >= pg_current_wal_flush_lsn() FROM dr.tail()});
+pass('until that is archived');
 $node->append_conf('postgresql.conf', "synchronous_standby_names = ''");
 $node->reload;
+$node->poll_query_until('postgres', q{SELECT NOT synchronous FROM dr.tail()});
+
+# --- nobody told the archiver of a segment: that the next one is archived does not make up for it
+$archiver = $node->archiver;
+kill 'STOP', $archiver;
+my @marked = map { $ledger->add(3); $node->safe_psql('postgres', 'SELECT pg_walfile_name(pg_switch_wal())') } 1 .. 2;
+my $marks = $node->data_dir . '/pg_wal/archive_status';
+unlink "$marks/$marked[0].ready" or die "$marked[0].ready: $!";
+kill 'CONT', $archiver;
+wait_until('the next one is archived', sub { -e "$marks/$marked[1].done" });
+sleep 2;
+ok(!$node->archived($marked[0]), 'a segment that lost its mark is not archived');
+is(tail("durable < upper(dr.segment_range('$marked[0]'))"), 't', 'and nothing behind it is called durable');
+kill 9, $node->wal_agent;
+wait_until('it is marked again', sub { $node->archived($marked[0]) });
+wait_shipped();
+
+# --- idle: what is said to be recoverable is
+wait_until('the server is idle', sub { my $n = pieces(); sleep 1; tail('waiting_since IS NULL') eq 't' && $n == pieces() });
+my ($possible, $detail) = split /\|/, $node->safe_psql('postgres', 'SELECT possible, detail FROM dr_can_recover(now())');
+is($possible, 'f', 'a moment behind the last commit is none to recover to') or diag $detail;
+like($detail, qr/Nothing has been written since: restore without a target/, 'and what to do instead is said');
+my $latest = $node->safe_psql('postgres', 'SELECT max(latest_time) FROM dr_recovery_windows');
+($possible, $detail) = split /\|/, $node->safe_psql('postgres', "SELECT possible, detail FROM dr_can_recover('$latest'::timestamptz - interval '2 s')");
+is($possible, 't', 'one before it is');
 
 # --- damage: a piece that does not open is never handed to recovery
 $node->wait_archived;
@@ -170,8 +223,8 @@ ok($ours eq $theirs . "\0" x (length($ours) - length($theirs)) && length($ours) 
 (($reader_exit) = $node->reader('verify'));
 is($reader_exit, 0, 'and finds no problem');
 
-# --- a power failure takes the mark that a segment waits for the archiver: that nothing is marked
-# does not mean that everything is archived (wal_keep_size keeps the server from marking it again)
+# --- a power failure takes the mark that a segment waits for the archiver (wal_keep_size keeps the server
+# from setting it again)
 $node->append_conf('postgresql.conf', "wal_keep_size = 1GB\nautovacuum = off");
 $node->start;
 $node->wait_archived;
@@ -184,16 +237,9 @@ $node->machine_dies;
 unlink $node->data_dir . "/pg_wal/archive_status/$unmarked.ready" or die "$unmarked.ready: $!";
 $node->append_conf('postgresql.conf', "pg_dr.debug_hold_at = ''");
 $node->start;
-$node->poll_query_until('postgres', q{SELECT state = 'streaming' FROM dr.tail()});
-$ledger->add(1);
-sleep 2;
-ok(!$node->archived($unmarked), 'a segment that lost its mark is not archived');
-is(tail('durable IS NULL'), 't', 'and nothing behind it is called durable');
-$node->stop('immediate');
-append_to_file($node->data_dir . "/pg_wal/archive_status/$unmarked.ready", '');
-$node->start;
+wait_until('the mark is set again', sub { $node->archived($unmarked) });
+pass('a segment that lost its mark in a crash is archived');
 wait_shipped();
-ok($node->archived($unmarked), 'once it is archived, the rest is');
 $node->append_conf('postgresql.conf', 'wal_keep_size = 0');
 $node->stop('immediate');
 
@@ -227,6 +273,25 @@ $node->append_conf('postgresql.conf', "pg_dr.wal_conninfo = ''\npg_dr.wal_ship_i
 $node->reload;
 $node->poll_query_until('postgres', q{SELECT state = 'off' FROM dr.tail()});
 is($node->safe_psql('postgres', 'SELECT count(*) FROM pg_stat_replication'), 0, 'an interval of 0: no tail');
+
+# --- a server that was set back: the repository has more of its timeline than it has written
+$node->append_conf('postgresql.conf', 'pg_dr.wal_ship_interval = 200ms');
 $node->stop;
+system_or_bail('cp', '-a', $node->data_dir, $node->data_dir . '.older');
+$node->start;
+$node->wait_archived for 1 .. 3;
+$node->stop;
+system_or_bail('rm', '-rf', $node->data_dir);
+rename $node->data_dir . '.older', $node->data_dir or die $!;
+my @before = pieces();
+$offset = -s $node->logfile;
+$node->start;
+$node->wait_for_log(qr/could not ship the tail.*the repository has WAL of timeline 1 that this server has not written.*archived.*promote it/s, $offset);
+pass('a server that was set back is told so');
+is($node->safe_psql('postgres', q{CREATE TABLE lost AS SELECT 1; SELECT durable IS NULL OR durable < pg_current_wal_lsn() FROM dr.tail()}), 't', 'what it writes is not called durable');
+like($node->safe_psql('postgres', q{SELECT status || detail FROM dr_status WHERE concern = 'recovery_point'}), qr/^warning.*has not written/, 'dr_status says so');
+sleep 2;
+is(join(' ', pieces()), join(' ', @before), 'and it ships nothing');
+$node->stop('immediate');
 
 done_testing();

@@ -91,6 +91,7 @@ $node->repository->write($fresh_object, substr $whole_object, 0, length($whole_o
 like(sql('SELECT what, name FROM dr_sync()'), qr/^WAL changed\|\Q$fresh_object\E$/m, 'what the archiver has just stored is cut, and found');
 my $gap = sql("SELECT dr.lsnmultirange(dr.segment_range('$fresh->{segment}'))");
 is(sql('SELECT gaps FROM dr_wal'), $gap, 'it is a gap');
+like(sql(q{SELECT status, detail FROM dr_status WHERE concern = 'recovery_window'}), qr/^critical\|the newest backup, \Q$first\E, can be recovered to \S+ only/, 'dr_status says so');
 my ($last) = (step(), step());
 kill 'CONT', $launcher;
 wait_until('housekeeping', sub { sql("SELECT count(*) FROM dr.wal_segment WHERE name = '$last->{segment}'") });

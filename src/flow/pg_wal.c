@@ -1,0 +1,190 @@
+/*
+ * pg_wal.c
+ *	  What the server's own pg_wal tells of the segments before a location.
+ *
+ * Copyright (c) 2026, pg_dr contributors
+ */
+#include "flow/pg_wal.h"
+
+#include <dirent.h>
+#include <unistd.h>
+
+typedef struct Segments
+{
+	char		(*names)[25];
+	size_t		n;
+} Segments;
+
+static int
+compare_names(const void *a, const void *b)
+{
+	return strcmp(a, b);
+}
+
+/* The segments before "limit", of all timelines up to this one, sorted by name. */
+static bool
+list_segments(const WalSource *source, TimeLineID tli, XLogRecPtr limit, Segments *out, DrError *err)
+{
+	char	   *path = psprintf("%s/pg_wal", source->data_directory);
+	DIR		   *dir = opendir(path);
+	struct dirent *entry;
+	bool		ok;
+
+	memset(out, 0, sizeof(*out));
+	while (dir != NULL && (errno = 0, entry = readdir(dir)) != NULL)
+	{
+		WalFile		wal;
+
+		if (!wal_file_parse(entry->d_name, &wal) || wal.kind != KIND_WAL || wal.timeline > tli ||
+			wal_segment_number(&wal, source->segment_size) >= limit / source->segment_size)
+			continue;
+		out->names = array_room(out->names, out->n, sizeof(out->names[0]));
+		strcpy(out->names[out->n++], entry->d_name);
+	}
+	ok = dir != NULL && errno == 0;
+	if (!ok)
+		dr_error(err, DR_IO, "could not read directory \"%s\": %s", path, strerror(errno));
+	if (dir != NULL)
+		closedir(dir);
+	pfree(path);
+	if (out->n > 0)
+		qsort(out->names, out->n, sizeof(out->names[0]), compare_names);
+	return ok;
+}
+
+static bool
+is_done(const char *data_directory, const char *segment)
+{
+	char	   *path = psprintf("%s/pg_wal/archive_status/%s.done", data_directory, segment);
+	bool		done = access(path, F_OK) == 0;
+
+	pfree(path);
+	return done;
+}
+
+XLogRecPtr
+pg_wal_archived_until(const WalSource *source, TimeLineID tli, XLogRecPtr limit)
+{
+	Segments	s;
+	DrError		ignored;
+	XLogRecPtr	until = list_segments(source, tli, limit, &s, &ignored) ?
+		limit - limit % source->segment_size : InvalidXLogRecPtr;
+
+	/* A name begins with its timeline: the first that is found counts. */
+	for (size_t i = 0; until != InvalidXLogRecPtr && i < s.n; i++)
+	{
+		WalFile		wal;
+
+		if (is_done(source->data_directory, s.names[i]))
+			continue;
+		wal_file_parse(s.names[i], &wal);
+		until = wal.timeline == tli ?
+			wal_segment_number(&wal, source->segment_size) * source->segment_size : InvalidXLogRecPtr;
+		break;
+	}
+	free(s.names);
+	return until;
+}
+
+/* ---- what a standby received ---- */
+
+/* Without a file there is nothing before: the server takes it so, too. */
+static bool
+own_history(const char *data_directory, TimeLineID tli, History *h, DrError *err)
+{
+	char	   *path = psprintf("%s/pg_wal/%08X.history", data_directory, tli);
+	Bytes		text = {0};
+	int64		written_at;
+	bool		ok = true;
+
+	if (access(path, F_OK) == 0)
+		ok = wal_read_file(path, &text, &written_at, err) &&
+			history_parse(h, tli, (char *) text.data, text.len, path, err);
+	else
+		history_single(h, tli);
+	bytes_free(&text);
+	pfree(path);
+	return ok;
+}
+
+static bool
+is_listed(const Listing *l, const char *object)
+{
+	for (size_t i = 0; i < l->n; i++)
+		if (strcmp(l->names[i], object) == 0)
+			return true;
+	return false;
+}
+
+/* What the repository has of a timeline, from this segment on. */
+static bool
+list_stored(Repository *repo, const char *sysid, const WalFile *wal, uint32 segment_size, Listing *l, DrError *err)
+{
+	uint64		segno = wal_segment_number(wal, segment_size);
+	char		before[25];
+	char		prefix[64];
+	ObjectName	after;
+
+	wal_segment_name(before, wal->timeline, segno - Min(segno, 1), segment_size);
+	name_wal(after, sysid, before);
+	snprintf(prefix, sizeof(prefix), "%s/wal/%08X/", sysid, wal->timeline);
+	return repository_list_after(repo, prefix, after, l, err);
+}
+
+static bool
+store_received(const WalSource *source, const Segments *s, const History *h, int *stored, DrError *err)
+{
+	Repository *repo = source->repo;
+	Listing		l = {0};
+	TimeLineID	listed = 0;
+	WalWorkspace space;
+	bool		ok = true;
+
+	wal_workspace_init(&space, source->level);
+	for (size_t i = 0; ok && i < s->n; i++)
+	{
+		WalFile		wal;
+		WalStored	w;
+		ObjectName	object;
+		char	   *path;
+
+		wal_file_parse(s->names[i], &wal);
+		/* The one in which the next timeline begins is not whole. */
+		if (history_segment_timeline(h, wal_segment_number(&wal, source->segment_size), source->segment_size) != wal.timeline)
+			continue;
+		if (wal.timeline != listed)
+		{
+			listing_free(&l);
+			ok = list_stored(repo, source->sysid, &wal, source->segment_size, &l, err);
+			listed = wal.timeline;
+		}
+		name_wal(object, source->sysid, s->names[i]);
+		if (!ok || is_listed(&l, object))
+			continue;
+		path = psprintf("%s/pg_wal/%s", source->data_directory, s->names[i]);
+		ok = wal_archive(repo, &space, source->sysid, s->names[i], path, source->may_store, source->arg, &w, err);
+		*stored += ok;
+		pfree(path);
+	}
+	listing_free(&l);
+	wal_workspace_free(&space);
+	return ok;
+}
+
+bool
+pg_wal_store_received(const WalSource *source, TimeLineID tli, XLogRecPtr limit, int *stored, DrError *err)
+{
+	Segments	s = {0};
+	History		h = {0};
+	bool		ok;
+
+	*stored = 0;
+	if (tli == 1)
+		return true;
+	ok = own_history(source->data_directory, tli, &h, err) &&
+		list_segments(source, tli - 1, limit, &s, err) &&
+		store_received(source, &s, &h, stored, err);
+	free(s.names);
+	history_free(&h);
+	return ok;
+}
