@@ -315,6 +315,29 @@ time_of_row(Situation *s, const BackupInfo *b, uint64 end, DrError *err)
 }
 
 /*
+ * What there is of the segment that ends the row.  Where the primary lives, it may
+ * have been archived since the archive was listed.
+ */
+static StoreResult
+look_at_segment(Situation *s, WalServe *serve, const char *segment, uint64 begin, bool *whole, DrError *err)
+{
+	Bytes		plain = {0};
+	SealHeader	header = {0};
+	StoreResult r = wal_serve(serve, segment, &plain, err);
+	StoreResult archived = r == STORE_OK ? wal_fetch(&s->repo, s->sysid, segment, &plain, &header, err) : r;
+
+	*whole = archived == STORE_OK || serve->assembled.len == serve->segment_size;
+	if (archived == STORE_FAILED)
+		r = STORE_FAILED;
+	if (r == STORE_OK)
+		s->wal.reached_at = archived == STORE_OK ? header.created : serve->stored_at;
+	if (r == STORE_OK && !*whole)
+		s->wal.tail_end = begin + serve->assembled.len;
+	bytes_free(&plain);
+	return r;
+}
+
+/*
  * What lies behind the row of archived segments: whole segments that only the
  * tail has belong to the row; of the last one, what there is counts.
  */
@@ -322,16 +345,16 @@ static bool
 look_at_tail(Situation *s, const BackupInfo *b, const Target *t, DrError *err)
 {
 	WalServe	serve = {.repo = &s->repo,.sysid = s->sysid,.segment_size = b->wal_segment_size,.threads = 4};
-	Bytes		plain = {0};
 	char		segment[25];
 	uint64		end = plan_row_end(b, &s->history, &s->wal, segment);
+	bool		whole = true;
 	bool		ok = true;
 
 	if (t->kind == TARGET_TIME && !time_of_row(s, b, end, err))
 		return false;
-	while (ok && t->kind != TARGET_IMMEDIATE && has_tail(s, segment))
+	while (whole && t->kind != TARGET_IMMEDIATE && has_tail(s, segment))
 	{
-		StoreResult r = wal_serve(&serve, segment, &plain, err);
+		StoreResult r = look_at_segment(s, &serve, segment, end * b->wal_segment_size, &whole, err);
 
 		if (r == STORE_FAILED)
 		{
@@ -341,14 +364,10 @@ look_at_tail(Situation *s, const BackupInfo *b, const Target *t, DrError *err)
 		}
 		if (r != STORE_OK)
 			break;
-		s->wal.tail_end = end * b->wal_segment_size + serve.assembled.len;
-		s->wal.reached_at = serve.stored_at;
-		if (serve.assembled.len < b->wal_segment_size)
-			break;
-		wal_set_add(&s->wal, segment);
+		if (whole)
+			wal_set_add(&s->wal, segment);
 		end = plan_row_end(b, &s->history, &s->wal, segment);
 	}
-	bytes_free(&plain);
 	wal_serve_free(&serve);
 	return ok;
 }

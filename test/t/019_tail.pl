@@ -4,6 +4,7 @@ use strict;
 use warnings;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
+use IO::Select ();
 use PgDr::Ledger;
 use PgDr::Test qw(campaign run_program wait_until flip);
 use Test::More;
@@ -48,15 +49,55 @@ my $segment = $node->wait_archived;
 wait_until('its pieces are gone', sub { !grep { /\Q$segment\E\./ } pieces() });
 pass('the pieces of an archived segment are dropped');
 
+# --- a restore while the server lives: what was tail when it was listed is archived a moment later.  Between the two
+# the program is made to wait, for somebody to read its warnings.
+my @unfinished = map { sprintf '%s/backup/29990101T000000Z-full-%06x/pack-00000001', $node->system_identifier, $_ } 1 .. 30;
+for my $kind (qw(time lsn))
+{
+	$node->poll_query_until('postgres', q{SELECT state = 'streaming' FROM dr.tail()});
+	$ledger->add(1);
+	my $rows = $node->safe_psql('postgres', 'SELECT count(*) FROM ledger');
+	sleep 0.1;
+	my $target = $node->safe_psql('postgres', $kind eq 'time' ? 'SELECT clock_timestamp()' : 'SELECT pg_current_wal_insert_lsn()');
+	sleep 0.1;
+	$ledger->add(1);
+	wait_shipped();
+	my $living = PgDr::Test->new("living_$kind");
+	$node->repository->write($_, 'x') for @unfinished;
+	pipe(my $warnings, my $stderr) or die "pipe: $!";
+	fcntl($stderr, 1031, 4096) or die "F_SETPIPE_SZ: $!";	# room for fewer than there are
+	my $pid = fork // die "fork: $!";
+	if ($pid == 0)
+	{
+		open STDERR, '>&', $stderr;
+		open STDOUT, '>', '/dev/null';
+		exec 'pg_dr', 'restore', $node->access, '--pgdata', $living->data_dir, "--target-$kind", $target, '--target-action', 'promote';
+	}
+	close $stderr;
+	IO::Select->new($warnings)->can_read(60) or die 'no warnings';
+	my $was_tail = $node->wait_archived;
+	wait_until('its pieces are gone', sub { !grep { /\Q$was_tail\E\./ } pieces() });
+	my $said = do { local $/; <$warnings> };
+	waitpid $pid, 0;
+	is($?, 0, "archived after it was listed: a $kind in it is no target behind the end") or diag $said =~ s/^.*warning.*\n//mgr;
+	$node->repository->remove($_) for @unfinished;
+	$living->own_address;
+	$living->start;
+	$living->wait_recovered;
+	is($living->safe_psql('postgres', 'SELECT count(*) FROM ledger'), $rows, 'and is recovered to');
+	$living->teardown_node;
+}
+
 # --- the machine is lost: all that was shipped comes back, to a moment in the tail, too
 $ledger->add(100);
+my $n = $node->safe_psql('postgres', 'SELECT max(n) FROM ledger');
 my $lsn = wait_shipped();
 $ledger->add(100);
 wait_shipped();
 $node->stop('immediate');
 is($ledger->missing($node->restored('whole')), 0, 'what was in the tail comes back');
 my $point = $node->restored('point', args => [ '--target-lsn', $lsn, '--target-action', 'promote' ]);
-is($point->safe_psql('postgres', 'SELECT max(n) FROM ledger'), 110, 'and a location in it can be recovered to');
+is($point->safe_psql('postgres', 'SELECT max(n) FROM ledger'), $n, 'and a location in it can be recovered to');
 my ($none, $exit, undef, $err) = $node->try_restore('beyond', '--target-lsn', '0/FF000000');
 isnt($exit, 0, 'one beyond it is refused');
 like($err, qr/can't be reached/, 'with what can be reached');
