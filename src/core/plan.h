@@ -57,6 +57,7 @@ typedef struct Plan
 	TimeLineID	frontier_timeline;
 	char		last_segment[25];
 	bool		gap;			/* there is or was more behind the row */
+	bool		no_read_ahead;	/* nobody knows whether what lies behind the target is sound; the caller's */
 } Plan;
 
 /* "time", "lsn", ...; NULL for TARGET_END. */

@@ -210,3 +210,21 @@ wal_check_pages(const uint8 *data, const char *sysid, TimeLineID timeline, uint3
 	}
 	return true;
 }
+
+XLogRecPtr
+wal_first_record(const uint8 *data, uint32 segment_size, XLogRecPtr base)
+{
+	for (uint32 at = 0; at < segment_size; at += XLOG_BLCKSZ)
+	{
+		XLogPageHeaderData h;
+		uint64		rest;
+
+		memcpy(&h, data + at, sizeof(h));
+		if (h.xlp_magic != XLOG_PAGE_MAGIC || h.xlp_pageaddr != base + at)
+			break;
+		rest = (h.xlp_info & XLP_FIRST_IS_CONTRECORD) != 0 ? MAXALIGN64(h.xlp_rem_len) : 0;
+		if (rest < XLOG_BLCKSZ - XLogPageHeaderSize(&h))
+			return base + at + XLogPageHeaderSize(&h) + rest;
+	}
+	return InvalidXLogRecPtr;
+}

@@ -61,4 +61,10 @@ wal_check_complete(const WalCheck *c)
 extern bool wal_check_pages(const uint8 *data, const char *sysid, TimeLineID timeline, uint32 segment_size,
 							XLogRecPtr base, DrError *err);
 
+/*
+ * Where the first record of a segment that begins at "base" begins, if there is
+ * one; InvalidXLogRecPtr: one from before takes all of it.
+ */
+extern XLogRecPtr wal_first_record(const uint8 *data, uint32 segment_size, XLogRecPtr base);
+
 #endif							/* PGDR_WAL_PAGE_H */

@@ -370,8 +370,8 @@ write_settings(Restore *r, const RecoveryOptions *o, DrError *err)
 		append_setting(&text, "wal_retrieve_retry_interval", STANDBY_RETRY);
 	append_target(&text, o);
 
-	/* The server looks ahead, and would look into the gap before it comes to the target. */
-	if (o->plan->gap)
+	/* It would come upon what is missing or damaged before it comes to the target. */
+	if (o->plan->no_read_ahead)
 		append_setting(&text, "recovery_prefetch", "off");
 	ok = restore_write_file(r, "postgresql.auto.conf", text.data, text.len, err);
 	bytes_free(&text);

@@ -9,12 +9,20 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "core/wal_page.h"
 #include "flow/aside.h"
 #include "flow/wal_serve.h"
 #include "program/report.h"
 
 /* Requests at once when segments are looked at. */
 #define CHECKERS	16
+
+/*
+ * Recovery reads wal_decode_buffer_size ahead of what it replays, in as many
+ * segments as that takes: eight times its default, but no more segments than these.
+ */
+#define READ_AHEAD	(UINT64CONST(4) << 20)
+#define LOOK_BEHIND	8
 
 /* ---- the archive ---- */
 
@@ -383,6 +391,74 @@ check_tail(const Situation *s, const Target *t, DrError *err)
 				   "recovery then ends before it.");
 }
 
+/* ---- what lies behind the target ---- */
+
+typedef struct Behind
+{
+	XLogRecPtr	target;
+	WalCheck	check;
+	uint64		seen;			/* bytes of records behind the target, about */
+	int			segments;		/* that they are in */
+} Behind;
+
+/* Go on with a segment.  False: WAL ends in it. */
+static bool
+see_segment(Behind *b, const uint8 *data, XLogRecPtr base)
+{
+	WalCheck   *c = &b->check;
+	DrError		ignored;
+	bool		goes_on;
+
+	if (c->at == InvalidXLogRecPtr)
+		c->at = wal_first_record(data, c->segment_size, base);
+	if (c->at == InvalidXLogRecPtr)
+		return true;
+	goes_on = wal_check_segment(c, data, &ignored);
+	if (c->before > b->target)
+		b->seen += c->before - Min(c->before, Max(b->target, base));
+	b->segments++;
+	return goes_on;
+}
+
+/*
+ * Open and read what the server will have read when it comes to the target:
+ * damage in it would end recovery before.  Where targets are a time, a
+ * transaction or a name, nobody knows where that is.
+ */
+static bool
+look_behind(Situation *s, const BackupInfo *b, const Target *t, DrError *err)
+{
+	WalServe	serve = {.repo = &s->repo,.sysid = s->sysid,.segment_size = b->wal_segment_size,.threads = 4};
+	Behind		behind = {.target = t->kind == TARGET_LSN ? t->lsn : b->stop_lsn};
+	Bytes		plain = {0};
+	char		segment[25];
+	uint64		end = plan_row_end(b, &s->history, &s->wal, segment);
+	StoreResult r = STORE_OK;
+
+	if (t->kind != TARGET_LSN && t->kind != TARGET_IMMEDIATE)
+		return true;
+	wal_check_begin(&behind.check, s->sysid, 0, b->wal_segment_size, InvalidXLogRecPtr, PG_UINT64_MAX);
+	for (uint64 segno = behind.target / b->wal_segment_size; !s->sound_behind && segno <= end; segno++)
+	{
+		if (behind.segments == LOOK_BEHIND)
+			break;
+		behind.check.timeline = history_segment_timeline(&s->history, segno, b->wal_segment_size);
+		wal_segment_name(segment, behind.check.timeline, segno, b->wal_segment_size);
+		r = wal_serve(&serve, segment, &plain, err);
+		if (r == STORE_FAILED)
+		{
+			s->damaged = segno;
+			s->damage = *err;
+			break;
+		}
+		s->sound_behind = r == STORE_ABSENT || !see_segment(&behind, plain.data, segno * b->wal_segment_size) ||
+			behind.seen >= READ_AHEAD;
+	}
+	bytes_free(&plain);
+	wal_serve_free(&serve);
+	return r != STORE_FAILED || err->code == DR_DAMAGED;
+}
+
 /* ---- is the WAL what was stored? ---- */
 
 typedef struct Check
@@ -477,8 +553,12 @@ check_wal(Situation *s, const Target *t, DrError *err)
 	c.end = (Min(end, s->plan.frontier) + size - 1) / size;
 	c.next = c.first;
 	c.damaged = c.end;
+	if (s->damaged >= c.first && s->damaged < c.end)
+		note_damage(&c, s->damaged, &s->damage);
 	if (!aside_together(CHECKERS, check_segments, &c, err))
 		return false;
+	s->plan.no_read_ahead = t->kind == TARGET_LSN || t->kind == TARGET_IMMEDIATE ? !s->sound_behind :
+		s->plan.gap || s->tail_damaged || c.damaged < c.end;
 	if (c.damaged == c.end || time_lies_before(s, t, c.damaged))
 		return true;
 	wal_segment_name(file, history_segment_timeline(&s->history, c.damaged, size), c.damaged, size);
@@ -549,6 +629,7 @@ situation_make(Situation *s, const RestoreOptions *o, DrError *err)
 	if (!choose_history(s, o, err) ||
 		!choose_whole_backup(s, o, &backup, err) ||
 		!look_at_tail(s, &backup->info, &o->target, err) ||
+		!look_behind(s, &backup->info, &o->target, err) ||
 		!plan_make(&s->plan, &backup->info, &s->history, &s->wal, &o->target, err) ||
 		!check_tail(s, &o->target, err) ||
 		!check_wal(s, &o->target, err))

@@ -41,6 +41,9 @@ typedef struct Situation
 	WalSet		wal;
 	bool		tail_damaged;
 	DrError		tail_error;
+	bool		sound_behind;	/* a target of which the location is known: look_behind */
+	uint64		damaged;		/* a segment that it found so; 0: none */
+	DrError		damage;
 	History		history;
 	Plan		plan;
 	Restore		restore;

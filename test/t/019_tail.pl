@@ -241,6 +241,7 @@ my $latest = $node->safe_psql('postgres', 'SELECT max(latest_time) FROM dr_recov
 is($possible, 't', 'one before it is');
 
 # --- damage: a piece that does not open is never handed to recovery
+my ($rows, $last_archived) = split /\|/, $node->safe_psql('postgres', 'SELECT count(*), pg_current_wal_insert_lsn() FROM ledger');
 $node->wait_archived;
 $ledger->add(3);
 wait_shipped();
@@ -251,6 +252,9 @@ $node->repository->flip($piece);
 ($none, $exit, undef, $err) = $node->try_restore('damaged');
 isnt($exit, 0, 'a damaged piece: a restore to the end is refused');
 like($err, qr/\Q$piece\E/, 'and names it');
+my $short = $node->restored('before_damaged', args => [ '--target-lsn', $last_archived, '--target-action', 'promote' ]);
+is($short->safe_psql('postgres', 'SELECT count(*) FROM ledger'), $rows, 'one to a location before it does not come upon it');
+$short->teardown_node;
 my ($name) = $piece =~ m{/([0-9A-F]{24})\.};
 ($exit) = run_program('wal-get', '--system-identifier', $node->system_identifier, $node->access, $name, $node->basedir . '/w');
 cmp_ok($exit, '>', 125, 'wal-get aborts recovery');

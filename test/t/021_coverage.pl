@@ -49,6 +49,17 @@ my ($low, $high) = map { sql("SELECT $_(dr.segment_range('$hit->{segment}'))") }
 my %object = map { $_ => $node->wal_object($_->{segment}) } @steps;
 my ($mine, $other) = map { $node->repository->read($object{$_}) } $hit, $before;
 my $restores = 0;
+
+# The server, which reads ahead, does not come upon the damage before it comes to the target.
+sub before_damage
+{
+	my ($what, $expected, @target) = @_;
+	my $copy = $node->restored('before' . ++$restores, args => [ @target, '--target-action', 'promote' ]);
+	is($copy->safe_psql('postgres', 'SELECT max(a) FROM t'), $expected, "$what: recovered to @target, before it");
+	$copy->teardown_node;
+	return;
+}
+
 for my $case (
 	[ 'dropped', sub { $node->repository->remove($object{$hit}) }, 1 ],
 	[ 'cut', sub { $node->repository->write($object{$hit}, substr $mine, 0, length($mine) - 100) }, 1 ],
@@ -74,12 +85,29 @@ for my $case (
 		like($err, $beyond->[0] && $beyond->[0] eq '--target-lsn' && $what eq 'dropped' ? qr/\Q$low\E/ : qr/\Q$hit->{segment}\E.*\Q$low\E/s, "$what: and says what is missing: @$beyond");
 		ok(!-e $none->data_dir || !slurp_dir_names($none->data_dir), "$what: nothing is written: @$beyond");
 	}
-	my ($copy, $exit, undef, $err) = $node->try_restore('before' . ++$restores, '--target-lsn', $before->{lsn}, '--target-action', 'promote');
-	is($exit, 0, "$what: a restore before it is not") or diag $err;
+	before_damage($what, $before->{n}, '--target-lsn', $before->{lsn});
+	before_damage($what, $steps[0]{n}, '--target-time', $steps[0]{at});
 	$node->repository->write($object{$hit}, $mine);
 	sql('SELECT count(*) FROM dr_sync()');
 	is(sql('SELECT isempty(gaps) FROM dr_wal'), 't', "$what: brought back, the gap is closed");
 }
+
+# --- inside, where only recovery looks, and a restore only close to its target
+$node->repository->flip($object{$hit});
+before_damage('flipped', $before->{n}, '--target-lsn', $before->{lsn});
+for my $to ($hit->{lsn}, sql("SELECT '$low'::pg_lsn + 100"))
+{
+	my ($none, $exit, undef, $err) = $node->try_restore('refused' . ++$restores, '--target-lsn', $to);
+	isnt($exit, 0, "flipped: a restore into it is refused: $to");
+	like($err, qr/\Q$hit->{segment}\E.*damaged.*\Q$low\E/s, 'and says what is damaged');
+}
+$node->repository->write($object{$hit}, $mine);
+my $sound = $node->restored('sound', args => [ '--target-lsn', $before->{lsn}, '--target-action', 'promote' ]);
+is($sound->safe_psql('postgres', 'SHOW recovery_prefetch'), 'try', 'where all is sound, the server may read ahead');
+$sound->teardown_node;
+my $at_once = $node->restored('at_once', args => [ '--target-immediate', '--target-action', 'promote' ]);
+is($at_once->safe_psql('postgres', 'SHOW recovery_prefetch'), 'try', 'to the end of the backup, too');
+$at_once->teardown_node;
 
 # --- what the archiver noted before the damage comes into the table after it was found: that clears nothing
 my $launcher = $node->process(qr/: pg_dr launcher/);

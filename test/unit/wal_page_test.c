@@ -176,6 +176,25 @@ test_overwritten(void **state)
 	assert_ok(check(starts[0], at, &err), err);
 }
 
+/* Wherever the record ends that was under way when the segment began, if it does. */
+static void
+test_first_record(void **state)
+{
+	XLogRecPtr	base = BASE + SEGMENT;
+
+	memset(wal, 0, sizeof(wal));
+	for (uint32 length = 24; length < 3 * XLOG_BLCKSZ; length++)
+	{
+		at = base - 64;
+		n_records = 0;
+		for (record(length, 10, 0); before < base; record(24, 10, 0))
+			;
+		assert_int_equal(wal_first_record(wal + SEGMENT, SEGMENT, base), before);
+	}
+	memset(wal + SEGMENT + XLOG_BLCKSZ, 0, SEGMENT - XLOG_BLCKSZ);
+	assert_int_equal(wal_first_record(wal + SEGMENT, SEGMENT, base), InvalidXLogRecPtr);
+}
+
 int
 main(void)
 {
@@ -184,6 +203,7 @@ main(void)
 		cmocka_unit_test(test_every_bit),
 		cmocka_unit_test(test_structure),
 		cmocka_unit_test(test_overwritten),
+		cmocka_unit_test(test_first_record),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
