@@ -167,20 +167,29 @@ missing_segment(DrError *err, const BackupInfo *b, const History *h, uint64 segn
 	return dr_hint(err, "%s", consequence);
 }
 
+/* The server stops at a record that begins at the target or behind it, and fails where there is none. */
 static bool
-check_lsn_target(const Plan *plan, const BackupInfo *b, const Target *t, DrError *err)
+check_lsn_target(const Plan *plan, const BackupInfo *b, const WalSet *wal, const Target *t, DrError *err)
 {
+	XLogRecPtr	last = wal->last_record != InvalidXLogRecPtr ? wal->last_record : plan->end - 1;
 	char		stop[LSN_TEXT_MAX];
+	char		to[LSN_TEXT_MAX];
 	char		end[LSN_TEXT_MAX];
 
-	lsn_format(stop, b->stop_lsn);
-	lsn_format(end, plan->end);
-	if (t->lsn >= b->stop_lsn && t->lsn <= plan->end)
+	if (t->lsn >= b->stop_lsn && t->lsn <= last)
 		return true;
+	lsn_format(stop, b->stop_lsn);
+	lsn_format(to, last);
+	lsn_format(end, plan->end);
 	dr_error(err, DR_CONFIG, "target location %s can't be reached with backup %s", t->text, b->id);
-	dr_detail(err, "From this backup, every location from %s to %s can.", stop, end);
-	return dr_hint(err, t->lsn < b->stop_lsn ? "Choose an earlier backup, or a later target." :
-				   "The WAL that you ask for was never archived, or lies behind a gap.");
+	if (last >= b->stop_lsn)
+		dr_detail(err, "From this backup, every location from %s to %s can; its WAL ends at %s.", stop, to, end);
+	else
+		dr_detail(err, "No record of WAL begins behind the backup's end at %s.", stop);
+	if (t->lsn < b->stop_lsn)
+		return dr_hint(err, "Choose an earlier backup, or a later target.");
+	return dr_hint(err, t->lsn > plan->end ? "The WAL that you ask for was never archived, or lies behind a gap." :
+				   "No record begins there or behind it: give an earlier location, or none to recover all that there is.");
 }
 
 /* Targets that PostgreSQL would find out about only after hours of recovery. */
@@ -251,7 +260,7 @@ plan_make(Plan *plan, const BackupInfo *b, const History *h, const WalSet *wal, 
 	if (t->kind == TARGET_IMMEDIATE)
 		return true;			/* before any gap */
 	if (t->kind == TARGET_LSN)
-		return check_lsn_target(plan, b, t, err);
+		return check_lsn_target(plan, b, wal, t, err);
 	if (plan->gap && (t->kind != TARGET_TIME || t->time > wal->reached_at))
 		return missing_segment(err, b, h, end, next, noted,
 							   "Recovery can't go past this gap: give --target-lsn or --target-time before it, "

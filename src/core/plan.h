@@ -46,6 +46,7 @@ typedef struct WalSet
 	/* once plan_row_end is known: */
 	XLogRecPtr	tail_end;		/* what the tail has of the segment behind the row ends here; 0: nothing */
 	int64		reached_at;		/* when the last of it all was stored; TARGET_TIME only */
+	XLogRecPtr	last_record;	/* begins here, or one at the target or behind it does; TARGET_LSN only; 0: not known */
 } WalSet;
 
 typedef struct Plan

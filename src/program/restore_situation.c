@@ -396,67 +396,88 @@ check_tail(const Situation *s, const Target *t, DrError *err)
 typedef struct Behind
 {
 	XLogRecPtr	target;
+	WalServe	serve;
 	WalCheck	check;
 	uint64		seen;			/* bytes of records behind the target, about */
-	int			segments;		/* that they are in */
+	int			segments;		/* that were looked at */
+	Bytes		plain;
 } Behind;
 
 /* Go on with a segment.  False: WAL ends in it. */
 static bool
-see_segment(Behind *b, const uint8 *data, XLogRecPtr base)
+see_segment(Behind *b, XLogRecPtr base)
 {
 	WalCheck   *c = &b->check;
 	DrError		ignored;
 	bool		goes_on;
 
+	b->segments++;
 	if (c->at == InvalidXLogRecPtr)
-		c->at = wal_first_record(data, c->segment_size, base);
+		c->at = wal_first_record(b->plain.data, c->segment_size, base);
 	if (c->at == InvalidXLogRecPtr)
 		return true;
-	goes_on = wal_check_segment(c, data, &ignored);
+	goes_on = wal_check_segment(c, b->plain.data, &ignored);
 	if (c->before > b->target)
 		b->seen += c->before - Min(c->before, Max(b->target, base));
-	b->segments++;
 	return goes_on;
+}
+
+/* Read from a segment on until enough was seen. */
+static bool
+look_from(Situation *s, Behind *b, uint64 segno, uint32 size, DrError *err)
+{
+	wal_check_begin(&b->check, s->sysid, 0, size, InvalidXLogRecPtr, PG_UINT64_MAX);
+	b->segments = 0;
+	for (; !s->sound_behind && (b->segments < LOOK_BEHIND || b->check.before < b->target); segno++)
+	{
+		char		segment[25];
+		StoreResult r;
+
+		b->check.timeline = history_segment_timeline(&s->history, segno, size);
+		wal_segment_name(segment, b->check.timeline, segno, size);
+		r = wal_serve(&b->serve, segment, &b->plain, err);
+		if (r == STORE_FAILED)
+		{
+			s->damaged = segno;
+			s->damage = *err;
+			return err->code == DR_DAMAGED;
+		}
+		s->sound_behind = r == STORE_ABSENT || !see_segment(b, segno * size) || b->seen >= READ_AHEAD;
+	}
+	return true;
 }
 
 /*
  * Open and read what the server will have read when it comes to the target:
  * damage in it would end recovery before.  Where targets are a time, a
- * transaction or a name, nobody knows where that is.
+ * transaction or a name, nobody knows where that is.  A location can be reached
+ * when a record begins there or behind it.
  */
 static bool
 look_behind(Situation *s, const BackupInfo *b, const Target *t, DrError *err)
 {
-	WalServe	serve = {.repo = &s->repo,.sysid = s->sysid,.segment_size = b->wal_segment_size,.threads = 4};
-	Behind		behind = {.target = t->kind == TARGET_LSN ? t->lsn : b->stop_lsn};
-	Bytes		plain = {0};
+	uint32		size = b->wal_segment_size;
+	Behind		behind = {.target = t->kind == TARGET_LSN ? t->lsn : b->stop_lsn,
+	.serve = {.repo = &s->repo,.sysid = s->sysid,.segment_size = size,.threads = 4}};
 	char		segment[25];
-	uint64		end = plan_row_end(b, &s->history, &s->wal, segment);
-	StoreResult r = STORE_OK;
+	XLogRecPtr	end = Max(plan_row_end(b, &s->history, &s->wal, segment) * size, s->wal.tail_end);
+	uint64		segno = Min(behind.target, end - 1) / size;
+	bool		ok;
 
 	if (t->kind != TARGET_LSN && t->kind != TARGET_IMMEDIATE)
 		return true;
-	wal_check_begin(&behind.check, s->sysid, 0, b->wal_segment_size, InvalidXLogRecPtr, PG_UINT64_MAX);
-	for (uint64 segno = behind.target / b->wal_segment_size; !s->sound_behind && segno <= end; segno++)
+	/* Where no record begins, the last one does before. */
+	while ((ok = look_from(s, &behind, segno, size, err)) && t->kind == TARGET_LSN &&
+		   behind.check.before == InvalidXLogRecPtr && s->damaged != segno && segno > b->start_lsn / size)
 	{
-		if (behind.segments == LOOK_BEHIND)
-			break;
-		behind.check.timeline = history_segment_timeline(&s->history, segno, b->wal_segment_size);
-		wal_segment_name(segment, behind.check.timeline, segno, b->wal_segment_size);
-		r = wal_serve(&serve, segment, &plain, err);
-		if (r == STORE_FAILED)
-		{
-			s->damaged = segno;
-			s->damage = *err;
-			break;
-		}
-		s->sound_behind = r == STORE_ABSENT || !see_segment(&behind, plain.data, segno * b->wal_segment_size) ||
-			behind.seen >= READ_AHEAD;
+		s->sound_behind = false;
+		segno--;
 	}
-	bytes_free(&plain);
-	wal_serve_free(&serve);
-	return r != STORE_FAILED || err->code == DR_DAMAGED;
+	if (t->kind == TARGET_LSN)
+		s->wal.last_record = behind.check.before;
+	bytes_free(&behind.plain);
+	wal_serve_free(&behind.serve);
+	return ok;
 }
 
 /* ---- is the WAL what was stored? ---- */

@@ -101,7 +101,12 @@ is($point->safe_psql('postgres', 'SELECT max(n) FROM ledger'), $n, 'and a locati
 my ($none, $exit, undef, $err) = $node->try_restore('beyond', '--target-lsn', '0/FF000000');
 isnt($exit, 0, 'one beyond it is refused');
 like($err, qr/can't be reached/, 'with what can be reached');
-$point->teardown_node;
+my ($high, $low) = $err =~ m{every location from \S+ to ([0-9A-F]+)/([0-9A-F]+) can};
+my $at_last = $node->restored('at_last', args => [ '--target-lsn', "$high/$low", '--target-action', 'promote' ]);
+is($ledger->missing($at_last), 0, 'which can: it is where the last record begins');
+(undef, $exit) = $node->try_restore('in_last', '--target-lsn', sprintf '%s/%X', $high, hex($low) + 1);
+isnt($exit, 0, 'in that record there is none');
+$_->teardown_node for $at_last, $point;
 
 # --- a new incarnation: crashes overwrite what had been shipped
 my $incarnations = 0;

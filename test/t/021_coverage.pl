@@ -43,6 +43,21 @@ my $copy = $node->restored('time', args => [ '--target-time', $target, '--target
 is($copy->safe_psql('postgres', 'SELECT max(a) FROM t'), 3, 'recovered to the moment');
 $copy->teardown_node;
 
+# --- the last location is where the last record begins; behind it nothing can be reached, in the rest of its segment neither
+my $end = sql("SELECT upper(dr.segment_range('$steps[-1]{segment}'))");
+my $last_location;
+for my $beyond ($end, sql("SELECT '$end'::pg_lsn - 100"), sub { sql("SELECT '$last_location'::pg_lsn + 1") })
+{
+	my $to = ref $beyond ? $beyond->() : $beyond;
+	my (undef, $exit, undef, $err) = $node->try_restore('end_' . $to =~ s{/}{_}r, '--target-lsn', $to);
+	isnt($exit, 0, "no record begins at $to or behind it: refused");
+	like($err, qr/No record begins there or behind it: give an earlier location, or none/, 'and says what to do');
+	($last_location) = $err =~ /every location from \S+ to (\S+) can/;
+}
+$copy = $node->restored('last', args => [ '--target-lsn', $last_location, '--target-action', 'promote' ]);
+is($copy->safe_psql('postgres', 'SELECT max(a) FROM t'), $value, "the last one, $last_location, can be");
+$copy->teardown_node;
+
 # --- damage to one segment in the middle; the LSN range is named, a target beyond is refused, one before is not
 my ($before, $hit, $after) = @steps[1, 2, 3];
 my ($low, $high) = map { sql("SELECT $_(dr.segment_range('$hit->{segment}'))") } 'lower', 'upper';
@@ -211,6 +226,25 @@ pass('then memory lets go of it');
 $new->safe_psql('postgres', 'CREATE ROLE watcher LOGIN IN ROLE pg_monitor');
 is($new->safe_psql('postgres', 'SET ROLE watcher; SELECT count(*) FROM dr_wal; SELECT count(*) > 0 FROM dr_recovery_windows; SELECT possible FROM dr_can_recover(now()) ') =~ s/\n/ /gr,
 	'2 t f', 'pg_monitor may look');
-$new->stop;
+
+# --- a record that takes several segments, of which the last one is lost: nothing in it can be reached, what lies before can
+$new->safe_psql('postgres', 'INSERT INTO t VALUES (102)');
+my ($giant, $from) = split /\|/, $new->safe_psql('postgres', 'SELECT l, pg_walfile_name(l) FROM pg_current_wal_insert_lsn() l');
+my $upto = $new->safe_psql('postgres', q{SELECT pg_walfile_name(pg_logical_emit_message(false, 'giant', repeat('x', 3500000)) - 1048576)});
+wait_until('its segments are archived', sub { $node->archived($upto) });
+$new->machine_dies;
+cmp_ok(hex substr($upto, 16), '>', 1 + hex substr($from, 16), 'several segments of it are archived');
+for my $into (0, 1_500_000)
+{
+	my ($high, $low) = split m{/}, $giant;
+	my (undef, $exit, undef, $err) = $node->try_restore("giant_$into", '--target-lsn', sprintf '%s/%X', $high, hex($low) + 8 + $into);
+	isnt($exit, 0, "$into bytes into it: refused");
+	like($err, qr/No record begins there or behind it/, 'and says why');
+	($last_location) = $err =~ /every location from \S+ to (\S+) can/;
+}
+cmp_ok(hex $last_location =~ s{/}{0000}r, '<=', hex $giant =~ s{/}{0000}r, "the last location is not behind its beginning, $giant");
+$copy = $node->restored('before_giant', args => [ '--target-lsn', $last_location, '--target-action', 'promote' ]);
+is($copy->safe_psql('postgres', 'SELECT max(a) FROM t'), 102, "and can be recovered to: $last_location");
+$copy->stop;
 
 done_testing();

@@ -298,6 +298,50 @@ test_plan(void **state)
 	}
 }
 
+/* A location is reached when a record begins at it or behind it. */
+static void
+test_location(void **state)
+{
+	static const struct
+	{
+		const char *lsn;
+		XLogRecPtr	tail_end;
+		XLogRecPtr	last_record;
+		const char *detail;		/* NULL: fine */
+	}			cases[] = {
+		{"0/4000200", 0, 0x4000200, NULL},
+		{"0/4000201", 0, 0x4000200, "every location from 0/3000100 to 0/4000200 can"},
+		{"0/5000100", 0x5000300, 0x5000100, NULL},
+		{"0/5000200", 0x5000300, 0x5000100, "to 0/5000100 can"},
+		{"0/5000400", 0x5000300, 0x5000100, "to 0/5000100 can; its WAL ends at 0/5000300"},
+		{"0/3000100", 0, 0x30000D8, "No record of WAL begins behind the backup's end"},
+		{"0/4FFFFFF", 0, 0, NULL},
+		{"0/5000000", 0, 0, "to 0/4FFFFFF can"},
+		{"0/5000300", 0x5000300, 0, "to 0/50002FF can"},
+	};
+
+	for (int i = 0; i < (int) lengthof(cases); i++)
+	{
+		BackupInfo	b = {.id = "20260131T120000Z-full-0a1b2c", .system_identifier = "7", .wal_segment_size = SEG,
+		.timeline = 1, .start_lsn = 0x3000028, .stop_lsn = 0x3000100};
+		char		names[16][40];
+		char	   *files[16];
+		WalSet		wal = {.files = files,.tail_end = cases[i].tail_end,.last_record = cases[i].last_record};
+		Target		t = {0};
+		History		h;
+		Plan		plan;
+		DrError		err = {0};
+
+		wal.n = segment_list("1.3 1.4", names, files, "");
+		history_single(&h, 1);
+		assert_ok(target_parse(&t, TARGET_LSN, cases[i].lsn, &err), err);
+		if (plan_make(&plan, &b, &h, &wal, &t, &err) != (cases[i].detail == NULL) ||
+			(cases[i].detail != NULL && strstr(err.detail, cases[i].detail) == NULL))
+			fail_msg("%s: %s", cases[i].lsn, err.detail);
+		history_free(&h);
+	}
+}
+
 static void
 test_targets(void **state)
 {
@@ -335,6 +379,7 @@ main(void)
 		cmocka_unit_test(test_pages),
 		cmocka_unit_test(test_history),
 		cmocka_unit_test(test_plan),
+		cmocka_unit_test(test_location),
 		cmocka_unit_test(test_targets),
 	};
 
