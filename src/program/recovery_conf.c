@@ -104,8 +104,8 @@ config_base(const Restore *r, const RecoveryOptions *o)
 	return pg_strdup(o->config_dir ? o->config_dir : r->pgdata);
 }
 
-bool
-recovery_check(const Restore *r, const RecoveryOptions *o, DrError *err)
+static bool
+check_config_dir(const Restore *r, const RecoveryOptions *o, DrError *err)
 {
 	struct stat st;
 
@@ -118,6 +118,25 @@ recovery_check(const Restore *r, const RecoveryOptions *o, DrError *err)
 	if (errno != ENOENT && access(o->config_dir, W_OK) != 0)
 		return dr_error(err, DR_CONFIG, "could not write into directory \"%s\": %s", o->config_dir, strerror(errno));
 	return true;
+}
+
+/* write_frontier, which comes last, could not write others. */
+static bool
+check_text(const char *what, const char *text, DrError *err)
+{
+	json_t	   *string = json_string(text ? text : "");
+	bool		ok = string != NULL;
+
+	json_decref(string);
+	return ok || dr_error(err, DR_CONFIG, "%s is not UTF-8", what);
+}
+
+bool
+recovery_check(const Restore *r, const RecoveryOptions *o, DrError *err)
+{
+	return check_config_dir(r, o, err) &&
+		check_text("the repository's URL", o->access->url, err) &&
+		check_text("the recovery target", o->target->text, err);
 }
 
 static bool
@@ -406,7 +425,7 @@ write_frontier(Restore *r, const RecoveryOptions *o, DrError *err)
 	text = object ? json_dumps(object, JSON_INDENT(2)) : NULL;
 	json_decref(object);
 	if (text == NULL)
-		return dr_error(err, DR_CONFIG, "the repository's URL or the target is not UTF-8");
+		return dr_error(err, DR_INTERNAL, "could not make \"%s\"", PGDR_RESTORED_FILE);
 	ok = restore_write_file(r, PGDR_RESTORED_FILE, text, strlen(text), err);
 	free(text);
 	return ok;

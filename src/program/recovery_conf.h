@@ -25,7 +25,7 @@ typedef struct RecoveryOptions
 /* Put configuration files into place and write everything else. */
 extern bool recovery_write(Restore *r, const RecoveryOptions *o, DrError *err);
 
-/* Can the configuration files go where they are to go? */
+/* Can the configuration files go where they are to go, and everything else be written? */
 extern bool recovery_check(const Restore *r, const RecoveryOptions *o, DrError *err);
 
 #endif							/* PGDR_RECOVERY_CONF_H */

@@ -101,6 +101,30 @@ for my $how ([ 'pg_dr', "$top/w" ], [ 'pg_dr', "$top/server/w" ], [ 'pg_dr-wal-g
 	unlink $to;
 }
 
+# Names that are no UTF-8: refused before anything is written, where they can't be written.
+my @latin = ([ 'a target', [ $node->access, '--target-name', "caf\xe9" ], qr/the recovery target is not UTF-8/ ]);
+if ($repository->is_directory)
+{
+	symlink $repository->place, "$top/r\xe9p" or die "symlink: $!";
+	push @latin, [ 'a repository', [ $node->access(url => "file://$top/r\xe9p") ], qr/the repository's URL is not UTF-8/ ];
+}
+for my $case (@latin)
+{
+	my ($what, $arguments, $message) = @$case;
+	($exit, undef, $err) = run_program('restore', @$arguments, '--pgdata', "$top/latin");
+	isnt($exit, 0, "$what that is not UTF-8: refused");
+	like($err, $message, 'and says why');
+	ok(!-e "$top/latin", 'and nothing is written');
+}
+system_or_bail('cp', '-p', $node->{key_file}, "$top/cl\xe9.key");
+my $latin = PgDr::Test->new('latin');
+($exit) = run_program('restore', $node->access(key_file => "$top/cl\xe9.key"), '--pgdata', $latin->data_dir);
+is($exit, 0, 'a key file of any name will do');
+$latin->own_address;
+$latin->start;
+$latin->wait_recovered;
+$latin->teardown_node;
+
 # SQL: refused with a clean error.  [statement, message]
 for my $case (
 	[ q{SELECT dr_backup('ful')}, qr/ful/ ],
