@@ -4,7 +4,7 @@
  *
  * PostgreSQL takes exit 1 for "there is no such file" and ends recovery there;
  * only above 125 it aborts.  So 1 is said only when wal_serve says so (G3); all
- * else is EXIT_ABORT.  Most files come from a process that works ahead
+ * else is EXIT_ABORT, memory that is short included (wal_exit_by_verdict).  Most files come from a process that works ahead
  * (wal_spool.c); where there is none, this one does it all.  The destination
  * appears by rename, whole; a crash leaves at most a temporary beside it.
  *
@@ -87,8 +87,8 @@ get(const WalAsk *ask)
 	return answer == SPOOL_STORED ? EXIT_SUCCESS : EXIT_ABORT;
 }
 
-int
-wal_get_main(int argc, char **argv)
+static int
+parse_and_get(int argc, char **argv)
 {
 	WalAsk		ask;
 	const char *wrong;
@@ -101,4 +101,11 @@ wal_get_main(int argc, char **argv)
 	if (ask.access.system_identifier == NULL || ask.file == NULL)
 		return usage_error("wal-get", "expected --system-identifier, the file's name and its destination"), EXIT_ABORT;
 	return get(&ask);
+}
+
+int
+wal_get_main(int argc, char **argv)
+{
+	wal_exit_by_verdict();
+	return wal_verdict(parse_and_get(argc, argv));
 }

@@ -14,6 +14,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "program/commands.h"
 #include "program/wal_ask.h"
 
 #define ANSWER_S		900		/* every request to a store ends before that */
@@ -22,6 +23,27 @@ enum
 {
 	OPT_WAIT = OPT_COMMAND
 };
+
+static volatile int verdict = EXIT_ABORT;
+
+static void
+leave(void)
+{
+	_exit(verdict);
+}
+
+void
+wal_exit_by_verdict(void)
+{
+	if (atexit(leave) != 0)
+		_exit(EXIT_ABORT);
+}
+
+int
+wal_verdict(int status)
+{
+	return verdict = status;
+}
 
 const char *
 ask_parse(WalAsk *ask, int argc, char **argv)

@@ -33,6 +33,16 @@ typedef struct WalAsk
 	const char *path;
 } WalAsk;
 
+/*
+ * wal-get's exit status is a verdict on which recovery acts.  So only what
+ * wal_verdict was told last leaves the process: memory that is short, for which
+ * the allocator exits with 1, must not look like "not there".  Before all else.
+ */
+extern void wal_exit_by_verdict(void);
+
+/* For the caller to return; until then it is EXIT_ABORT. */
+extern int	wal_verdict(int status);
+
 /* NULL, or the argument that is wrong; file is NULL when there are not just two that are no options. */
 extern const char *ask_parse(WalAsk *ask, int argc, char **argv);
 

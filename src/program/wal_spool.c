@@ -544,6 +544,7 @@ serve(const WalAsk *ask, int directory, int ready)
 	int			listener;
 	DrError		err;
 
+	wal_verdict(EXIT_SUCCESS);	/* nobody acts on ours */
 	detach(directory, ready);
 	if (getcwd(data_directory, sizeof(data_directory)) == NULL || fchdir(directory) != 0 ||
 		(lock = open("lock", O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600)) < 0 ||

@@ -125,6 +125,26 @@ $latin->start;
 $latin->wait_recovered;
 $latin->teardown_node;
 
+# Too little memory is no answer either, wherever it runs out.
+{
+	my $get = sub {
+		my ($limit, @arguments) = @_;
+		my ($status, undef, $said) = run_program('-c', "ulimit $limit && exec \"\$0\" \"\$@\"", @arguments, { program => 'sh' });
+		unlink "$top/w";
+		return ($status, $said);
+	};
+	my @alone = ('pg_dr', 'wal-get', @wal_get, $first, "$top/w");
+	my ($enough) = grep { ($get->("-v $_", @alone))[0] == 0 } map { 10_000 + 2_000 * $_ } 1 .. 100;
+	for my $case (
+		[ 'pg_dr wal-get', map { [ $get->("-v $_", @alone) ] } map { $enough - 250 * $_ } 1 .. 40 ],
+		[ 'pg_dr-wal-get', map { [ $get->("-d $_", 'pg_dr-wal-get') ] } map { 50 * $_ } 1 .. 12 ])
+	{
+		my ($what, @got) = @$case;
+		ok(scalar(grep { $_->[1] =~ /out of memory/ } @got), "$what runs out of memory");
+		is_deeply([ grep { $_ > 0 && $_ <= 125 } map { $_->[0] } @got ], [], 'and aborts recovery');
+	}
+}
+
 # SQL: refused with a clean error.  [statement, message]
 for my $case (
 	[ q{SELECT dr_backup('ful')}, qr/ful/ ],

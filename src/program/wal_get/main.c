@@ -43,17 +43,19 @@ int
 main(int argc, char **argv)
 {
 	char		self[MAXPGPATH];
-	char	  **arguments = pg_malloc0(sizeof(char *) * (argc + 2));
+	char	  **arguments;
 	ssize_t		n = readlink("/proc/self/exe", self, sizeof(self) - 1);
 	int			status;
 
+	wal_exit_by_verdict();
+	arguments = pg_malloc0(sizeof(char *) * (argc + 2));
 	/* Before getopt changes their order. */
 	arguments[0] = "pg_dr";
 	arguments[1] = "wal-get";
 	memcpy(arguments + 2, argv + 1, sizeof(char *) * argc);
 	status = ask(argc, argv);
 	if (status >= 0)
-		return status;
+		return wal_verdict(status);
 	if (n > 0)
 	{
 		self[n] = '\0';
@@ -61,5 +63,5 @@ main(int argc, char **argv)
 		execv(psprintf("%s/pg_dr", self), arguments);
 	}
 	fprintf(stderr, "pg_dr: error: could not execute \"%s/pg_dr\": %s\n", n > 0 ? self : "", strerror(errno));
-	return EXIT_ABORT;
+	return wal_verdict(EXIT_ABORT);
 }
