@@ -20,7 +20,26 @@
 
 /* ---- history files ---- */
 
-/* Anything of a later timeline proves that an absent history file is a hole. */
+static bool
+see_object(void *arg, const char *name, uint64 size, DrError *err)
+{
+	char	   *proof = arg;
+
+	if (object_kind(name) == KIND_UNKNOWN)
+		return true;
+	strlcpy(proof, name, sizeof(ObjectName));
+	return dr_error(err, DR_CANCELLED, "enough");
+}
+
+/* A directory alone is none: it is made before the first object, and may stay without. */
+static bool
+find_object(Repository *repo, const char *dir, ObjectName proof, DrError *err)
+{
+	proof[0] = '\0';
+	return store_list(repo->store, dir, false, see_object, proof, err) || proof[0] != '\0';
+}
+
+/* An object of its timeline or a later one proves that an absent history file is a hole. */
 static bool
 history_absence_proven(Repository *repo, const char *sysid, const char *file, TimeLineID tli,
 					   DrError *err)
@@ -35,12 +54,16 @@ history_absence_proven(Repository *repo, const char *sysid, const char *file, Ti
 	for (size_t i = 0; proven && i < l.n; i++)
 	{
 		const char *dir = l.names[i] + strlen(prefix);
+		ObjectName	proof;
 
-		if (strlen(dir) == 9 && strtoul(dir, NULL, 16) >= tli && tli > 1)
+		if (strlen(dir) != 9 || strtoul(dir, NULL, 16) < tli || tli <= 1)
+			continue;
+		proven = find_object(repo, l.names[i], proof, err);
+		if (proven && proof[0] != '\0')
 		{
 			dr_error(err, DR_DAMAGED, "timeline history file \"%s\" is missing from the repository", file);
 			dr_detail(err, "Object \"%s/wal/%08X/%s\" does not exist, but \"%s\" does.",
-					  sysid, tli, file, l.names[i]);
+					  sysid, tli, file, proof);
 			proven = dr_hint(err, "Without it recovery would end on an older timeline; bring it back from a copy.");
 		}
 	}

@@ -13,7 +13,7 @@
  *	G3	A file is called absent only when the store said so and nothing proves
  *		that it had been archived.  Proof: a note of the archiver (frontier.h) about it
  *		or what follows; anything that lies more than WAL_WINDOW behind it; for a
- *		history file, anything of its timeline or a later one.
+ *		history file, any object of its timeline or a later one.
  *
  * Copyright (c) 2026, pg_dr contributors
  */
