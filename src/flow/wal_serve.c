@@ -268,6 +268,17 @@ missing(const Behind *b, DrError *err)
 				   "or bring the object back from a copy.");
 }
 
+static StoreResult
+get_archived(WalServe *w, const char *file, Bytes *plain, DrError *err)
+{
+	SealHeader	header;
+	StoreResult r = wal_fetch(w->repo, w->sysid, file, plain, &header, err);
+
+	if (r == STORE_OK && strlen(file) == 24)	/* no history, and no .partial */
+		w->segment_size = (uint32) plain->len;
+	return r;
+}
+
 /* It is not archived; is it in the tail, or nowhere? */
 static StoreResult
 from_tail(WalServe *w, const char *segment, Bytes *plain, DrError *err)
@@ -276,10 +287,14 @@ from_tail(WalServe *w, const char *segment, Bytes *plain, DrError *err)
 	bool		whole = false;
 	bool		any;
 	bool		ok = look_behind(w, segment, &b, err) && assemble(w, &b, err);
+	StoreResult r = STORE_FAILED;
 
 	free(b.pieces);
+	if (!ok || (r = get_archived(w, segment, plain, err)) != STORE_ABSENT)
+		return r;				/* G4 */
+	plain->len = 0;
 	any = w->assembled.len > 0;
-	if (!ok || (any && !hand_out(w, segment, plain, &whole, err)))
+	if (any && !hand_out(w, segment, plain, &whole, err))
 		return STORE_FAILED;
 	if (!whole && b.proof[0] != '\0')
 	{
@@ -288,8 +303,6 @@ from_tail(WalServe *w, const char *segment, Bytes *plain, DrError *err)
 	}
 	if (any)
 		return STORE_OK;
-	if (!repository_confirm_absent(w->repo, err))
-		return STORE_FAILED;
 	dr_error(err, DR_ABSENT, "WAL segment \"%s\" is not in the repository", segment);
 	return STORE_ABSENT;
 }
@@ -309,7 +322,6 @@ not_archived(WalServe *w, const char *file, const WalFile *wal, Bytes *plain, Dr
 StoreResult
 wal_serve(WalServe *w, const char *file, Bytes *plain, DrError *err)
 {
-	SealHeader	header;
 	WalFile		wal;
 	StoreResult r = STORE_FAILED;
 
@@ -321,9 +333,7 @@ wal_serve(WalServe *w, const char *file, Bytes *plain, DrError *err)
 	for (int i = 0; i < ATTEMPTS; i++)
 	{
 		plain->len = 0;
-		r = wal_fetch(w->repo, w->sysid, file, plain, &header, err);
-		if (r == STORE_OK && wal.kind == KIND_WAL)
-			w->segment_size = (uint32) plain->len;
+		r = get_archived(w, file, plain, err);
 		if (r != STORE_ABSENT)
 			break;
 		plain->len = 0;

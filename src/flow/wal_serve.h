@@ -14,6 +14,8 @@
  *		that it had been archived.  Proof: a note of the archiver (frontier.h) about it
  *		or what follows; anything that lies more than WAL_WINDOW behind it; for a
  *		history file, any object of its timeline or a later one.
+ *	G4	Pieces are removed once their segment is archived.  So what was listed of
+ *		them, or was not, counts only if the segment is not there afterwards.
  *
  * Copyright (c) 2026, pg_dr contributors
  */

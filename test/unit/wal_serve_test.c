@@ -83,6 +83,19 @@ put_segment(void)
 	put(name, wal, SEGMENT);
 }
 
+#define PIECE	(4 * XLOG_BLCKSZ)
+
+static void
+put_piece(uint32 incarnation, int n)
+{
+	TailName	tail = {.incarnation = incarnation,.offset = n * PIECE};
+	ObjectName	name;
+
+	strcpy(tail.segment, segment());
+	name_tail(name, SYSID, &tail);
+	put(name, wal + n * PIECE, PIECE);
+}
+
 /* Ask; what is handed out has so many of the segment's bytes, and zeros. */
 static StoreResult
 ask(const char *file, size_t length, DrError *err)
@@ -134,6 +147,54 @@ history_file(void **state)
 	repository_close(&repo);
 }
 
+/* ---- a segment that is archived just now ---- */
+
+/* Its pieces go one after the other, in any order. */
+static void
+archived_meanwhile(void **state)
+{
+	static const struct
+	{
+		int			n;
+		int			pieces[4];	/* still listed */
+	}			cases[] = {{0, {0}}, {2, {1, 2}}, {2, {0, 2}}, {2, {0, 1}}, {4, {0, 1, 2, 3}}};
+
+	for (int i = 0; i < (int) lengthof(cases); i++)
+	{
+		DrError		err;
+
+		begin();
+		put_segment();
+		for (int k = 0; k < cases[i].n; k++)
+			put_piece(1, cases[i].pieces[k]);
+		not_yet = segment();
+		assert_ok(ask(segment(), SEGMENT, &err) == STORE_OK, err);
+		assert_int_equal(lists, 1);
+		repository_close(&repo);
+	}
+}
+
+/* Nobody archives it: a crash left these pieces, and all that adjoins is what there is. */
+static void
+never_archived(void **state)
+{
+	DrError		err;
+
+	begin();
+	assert_int_equal(ask(segment(), 0, &err), STORE_ABSENT);
+	put_piece(1, 1);
+	assert_int_equal(ask(segment(), 0, &err), STORE_ABSENT);
+	put_piece(1, 0);
+	put_piece(1, 3);
+	gets = lists = 0;
+	assert_ok(ask(segment(), 2 * PIECE, &err) == STORE_OK, err);
+	assert_int_equal(lists, 1);
+	assert_int_equal(gets, 2 * 2 + 3);	/* the segment and what confirms its absence, twice; the pieces */
+	put_piece(2, 0);
+	assert_ok(ask(segment(), PIECE, &err) == STORE_OK, err);
+	repository_close(&repo);
+}
+
 static int
 make_wal(void **state)
 {
@@ -148,6 +209,8 @@ main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(history_file),
+		cmocka_unit_test(archived_meanwhile),
+		cmocka_unit_test(never_archived),
 	};
 
 	return cmocka_run_group_tests(tests, make_wal, remove_top);
