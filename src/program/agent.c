@@ -275,8 +275,7 @@ agent_alive(Agent *a, bool working)
 		a->alive_started = pthread_create(&thread, NULL, alive_thread, a) == 0;
 }
 
-/* When memory runs out, we go before the server does. */
-static void
+void
 volunteer_for_oom(void)
 {
 	int			fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);

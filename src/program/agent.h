@@ -74,6 +74,9 @@ extern const char **agent_running(json_t *request, size_t *n);
 /* {"event":"object",...} */
 extern void agent_emit_object(const char *name, uint64 size, const uint8 sha256[32]);
 
+/* When memory runs out, we go before the server does. */
+extern void volunteer_for_oom(void);
+
 /* Before something is stored, by any thread: has no other copy been adopted? */
 extern bool agent_may_store(void *agent, DrError *err);
 

@@ -18,8 +18,8 @@
  * what fetching ahead did not find, or could not get, is asked for again.
  *
  * The process goes when nobody asks for a while, when the server that it works
- * for is gone, or when its directory is.  It removes what it fetched; after a
- * kill the next one does.
+ * for is gone, or when its directory is.  Its parent, which does nothing else,
+ * removes what it fetched, whatever it dies of; after both die the next one does.
  *
  * Copyright (c) 2026, pg_dr contributors
  */
@@ -37,6 +37,7 @@
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "core/step.h"
@@ -530,30 +531,18 @@ detach(int directory, int ready)
 	signal(SIGHUP, SIG_IGN);
 }
 
-/*
- * In the new process: one of its kind at a time (the lock, held for life); says
- * "ready" by the pipe, or nothing.
- */
+/* Says "ready" by the pipe, or nothing. */
 _Noreturn static void
-serve(const WalAsk *ask, int directory, int ready)
+serve(const WalAsk *ask, int ready, const char *data_directory)
 {
 	Spool		s = {.access = ask->access,.lock = PTHREAD_MUTEX_INITIALIZER,.work = PTHREAD_COND_INITIALIZER,
 	.done = PTHREAD_COND_INITIALIZER};
-	char		data_directory[MAXPGPATH];
-	int			lock;
 	int			listener;
 	DrError		err;
 
-	wal_verdict(EXIT_SUCCESS);	/* nobody acts on ours */
-	detach(directory, ready);
-	if (getcwd(data_directory, sizeof(data_directory)) == NULL || fchdir(directory) != 0 ||
-		(lock = open("lock", O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600)) < 0 ||
-		flock(lock, LOCK_EX | LOCK_NB) != 0)
-		_exit(EXIT_SUCCESS);
-	clear_directory();
-
 	/* Whoever waits for us leaves the processor to us; whoever doesn't is recovery at work. */
 	setpriority(PRIO_PROCESS, 0, NICE);
+	volunteer_for_oom();
 	ask_digest(ask, s.digest);
 	if (access_open_for_recovery(&ask->access, ask->wait, &s.repo, &err) && (listener = listen_here()) >= 0)
 	{
@@ -564,6 +553,43 @@ serve(const WalAsk *ask, int directory, int ready)
 			run(&s, listener, data_directory);
 		}
 	}
+	_exit(EXIT_SUCCESS);
+}
+
+/*
+ * What the asker leaves behind becomes a child of the server where that is the
+ * first process of a container; and a child that dies by a signal is to the
+ * server a reason to restart.  So what may die has a parent of its own, one of
+ * its kind at a time (the lock, held for life), that waits for it, cleans up, is
+ * deaf to signals, and ends well.
+ */
+_Noreturn static void
+supervise(const WalAsk *ask, int directory, int ready)
+{
+	char		data_directory[MAXPGPATH];
+	sigset_t	all;
+	sigset_t	before;
+	pid_t		pid;
+	int			lock;
+
+	wal_verdict(EXIT_SUCCESS);	/* nobody acts on ours, nor on our child's */
+	sigfillset(&all);
+	sigprocmask(SIG_BLOCK, &all, &before);
+	detach(directory, ready);
+	if (getcwd(data_directory, sizeof(data_directory)) == NULL || fchdir(directory) != 0 ||
+		(lock = open("lock", O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600)) < 0 ||
+		flock(lock, LOCK_EX | LOCK_NB) != 0)
+		_exit(EXIT_SUCCESS);
+	clear_directory();
+	pid = fork();
+	if (pid == 0)
+	{
+		sigprocmask(SIG_SETMASK, &before, NULL);
+		serve(ask, ready, data_directory);
+	}
+	close(ready);
+	while (pid > 0 && waitpid(pid, NULL, 0) < 0 && errno == EINTR)
+		;
 	clear_directory();
 	_exit(EXIT_SUCCESS);
 }
@@ -583,7 +609,7 @@ start_process(const WalAsk *ask, int directory)
 	if (pid == 0)
 	{
 		close(ready[0]);
-		serve(ask, directory, ready[1]);
+		supervise(ask, directory, ready[1]);
 	}
 	close(ready[1]);
 	if (pid > 0)

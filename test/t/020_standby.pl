@@ -5,6 +5,7 @@ use strict;
 use warnings;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
+use POSIX ();
 use PgDr::Ledger;
 use PgDr::Test qw(run_program wait_until flip process_gone);
 use Test::More;
@@ -18,6 +19,14 @@ $ledger->add(10);
 # --- it follows
 my $standby = $node->restored('standby', args => ['--standby'], wait => 0, conf => "fsync = on\n"); # only what is clean leaves the page cache
 my $spool = $standby->data_dir . '/pg_wal/pg_dr.spool';
+# The processes that work in a spool: the one that waits, and its child that fetches.
+sub at_work
+{
+	my ($directory) = @_;
+	my @there = grep { (readlink("/proc/$_/cwd") // '') eq $directory } map { m{(\d+)$} } glob '/proc/[0-9]*';
+	my ($child) = grep { my $parent = PgDr::Test::parent($_); grep { $_ == $parent } @there } @there;
+	return $child ? (PgDr::Test::parent($child), $child) : ();
+}
 sub follows { my ($n) = @_; return $standby->safe_psql('postgres', 'SELECT count(*) FROM ledger') >= $n }
 wait_until('the standby has what the primary had', sub { follows(10) });
 is($standby->safe_psql('postgres', 'SELECT pg_is_in_recovery()'), 't', 'a standby');
@@ -56,9 +65,10 @@ $ledger->add(1);
 wait_until('it follows again', sub { follows(21) }, 60);
 
 # --- the process that fetches ahead dies: nothing is lost
-my ($pid) = map { -e "/proc/$_/cwd" && (readlink("/proc/$_/cwd") // '') eq $spool ? $_ : () } map { m{(\d+)$} } glob '/proc/[0-9]*';
-ok($pid, 'the process that fetches ahead works in its directory');
-kill 9, $pid;
+my ($supervisor, $worker) = at_work($spool);
+ok($worker, 'the process that fetches ahead works in its directory, below one that waits for it');
+cmp_ok(slurp_file("/proc/$worker/oom_score_adj"), '>=', 500, 'and goes first when memory runs out');
+kill 9, $worker;
 $ledger->add(1);
 wait_until('it follows without, or with another', sub { follows(22) }, 60);
 
@@ -131,6 +141,29 @@ $_->stop('immediate') for $one, $two;
 my $winner = $one->restored('winner');
 is($winner->safe_psql('postgres', q{SELECT count(*), to_regclass('of_two') IS NULL FROM of_one}), '100|t', 'what comes back is the history of the one, to its end');
 $winner->stop;
+
+# --- whoever inherits it, as a server does that is the first process of a container, sees it end well
+SKIP:
+{
+	my $prctl = { x86_64 => 157, aarch64 => 167 }->{ (POSIX::uname())[4] } or skip 'no number for prctl() here', 6;
+	my $inherit = sub { syscall($prctl, 36, $_[0], 0, 0, 0) == 0 or die "prctl: $!" };	# PR_SET_CHILD_SUBREAPER
+	my $server = $one->basedir . '/server';
+	mkdir $_ for $server, "$server/pg_wal", "$server/pg_wal/archive_status";
+	append_to_file("$server/postmaster.pid", "$$\n");
+	my @wal_get = ('wal-get', '--system-identifier', $one->system_identifier, $one->access, $won, "$server/pg_wal/RECOVERYXLOG", { timeout => 60 });
+	$inherit->(1);
+	is((run_program(@wal_get))[0], 0, 'a segment, and a process that stays');
+	$inherit->(0);
+	($supervisor, $worker) = at_work("$server/pg_wal/pg_dr.spool");
+	is(PgDr::Test::parent($supervisor), $$, 'is inherited');
+	kill $_, $supervisor for qw(HUP INT QUIT TERM USR1 USR2 PIPE ALRM);
+	kill 9, $worker;
+	is(waitpid($supervisor, 0), $supervisor, 'the one that fetches dies by a signal');
+	is($?, 0, 'the one that is inherited does not');
+	is_deeply([ grep { !/^(lock|\.\.?)$/ } slurp_dir("$server/pg_wal/pg_dr.spool") ], [], 'and cleans up');
+	is((run_program(@wal_get))[0], 0, 'the next question is answered');
+	unlink "$server/postmaster.pid";
+}
 
 # --- the spool goes with its server
 wait_until('the spool is empty', sub { !-S "$spool/socket" }, 60);
