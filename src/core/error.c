@@ -46,6 +46,7 @@ dr_code_name(DrCode code)
 {
 	static const char *const names[] = {
 		[DR_CONFIG] = "config",
+		[DR_REFUSED] = "refused",
 		[DR_KEY] = "key",
 		[DR_ABSENT] = "absent",
 		[DR_CONFLICT] = "conflict",

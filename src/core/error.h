@@ -15,6 +15,7 @@
 typedef enum DrCode
 {
 	DR_CONFIG,					/* what the DBA wrote is wrong */
+	DR_REFUSED,					/* the store does not let us in: somebody else can change that */
 	DR_KEY,						/* the key does not open this repository */
 	DR_ABSENT,					/* the store said that it is not there */
 	DR_CONFLICT,				/* the name is taken with other content */

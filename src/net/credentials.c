@@ -140,7 +140,7 @@ from_default_files(CredentialChain *chain, Credentials *out, bool *there, DrErro
 	else if (ok && strcmp(chain->profile, "default") != 0)
 	{
 		*there = true;
-		ok = dr_error(err, DR_CONFIG, "there is no profile \"%s\" of credentials", chain->profile);
+		ok = dr_error(err, DR_REFUSED, "there is no profile \"%s\" of credentials", chain->profile);
 		dr_hint(err, "It is looked for in ~/.aws/credentials and ~/.aws/config, and where AWS_SHARED_CREDENTIALS_FILE and AWS_CONFIG_FILE say.");
 	}
 	profile_free(&p);
@@ -161,7 +161,7 @@ from_instance(CredentialChain *chain, Credentials *out, DrError *err)
 		return false;
 	else
 		strlcpy(why, err->message, sizeof(why));
-	dr_error(err, DR_CONFIG, "no credentials for object storage were found");
+	dr_error(err, DR_REFUSED, "no credentials for object storage were found");
 	dr_detail(err, "No file was named; nothing is in the environment (AWS_ACCESS_KEY_ID, AWS_WEB_IDENTITY_TOKEN_FILE, "
 			  "AWS_CONTAINER_CREDENTIALS_...) or in ~/.aws; %s.", why);
 	return dr_hint(err, "Set pg_dr.credentials_file, or --credentials-file, to a file with aws_access_key_id and aws_secret_access_key.");
@@ -228,13 +228,13 @@ renew(CredentialChain *chain, DrError *err)
 	if (!is_header_safe(fresh.access_key) || !is_header_safe(fresh.secret_key) || !is_header_safe(fresh.session_token))
 	{
 		credentials_clear(&fresh);
-		dr_error(err, DR_CONFIG, "the credentials from %s hold characters that no access key has", chain->where);
+		dr_error(err, DR_REFUSED, "the credentials from %s hold characters that no access key has", chain->where);
 		return dr_hint(err, "Look for blanks, line breaks and quotes.");
 	}
 	if (fresh.expires != 0 && fresh.expires <= now)
 	{
 		credentials_clear(&fresh);
-		dr_error(err, DR_CONFIG, "the credentials from %s have expired already", chain->where);
+		dr_error(err, DR_REFUSED, "the credentials from %s have expired already", chain->where);
 		return dr_hint(err, "Is this machine's clock right?");
 	}
 	credentials_clear(&chain->current);

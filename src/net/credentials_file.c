@@ -45,12 +45,12 @@ read_secret_file(const char *path, bool must_be_private, const char *what, DrErr
 
 	if (fd < 0 || fstat(fd, &st) != 0)
 	{
-		dr_error(err, DR_CONFIG, "could not open %s \"%s\": %s", what, path, strerror(errno));
+		dr_error(err, DR_REFUSED, "could not open %s \"%s\": %s", what, path, strerror(errno));
 		dr_hint(err, "The user that runs PostgreSQL, or pg_dr, must be able to read it.");
 	}
 	else if (!S_ISREG(st.st_mode) || (must_be_private && (st.st_mode & (S_IRWXG | S_IRWXO)) != 0))
 	{
-		dr_error(err, DR_CONFIG, "%s \"%s\" must be a regular file%s", what, path,
+		dr_error(err, DR_REFUSED, "%s \"%s\" must be a regular file%s", what, path,
 				 must_be_private ? " that only its owner can read" : "");
 		if (must_be_private)
 			dr_hint(err, "chmod 0600 \"%s\"", path);
@@ -61,7 +61,7 @@ read_secret_file(const char *path, bool must_be_private, const char *what, DrErr
 		n = read(fd, text, FILE_MAX + 1);
 		if (n < 0 || n > FILE_MAX)
 		{
-			dr_error(err, DR_CONFIG, "%s \"%s\" could not be read or is too long", what, path);
+			dr_error(err, DR_REFUSED, "%s \"%s\" could not be read or is too long", what, path);
 			OPENSSL_cleanse(text, FILE_MAX + 1);
 			free(text);
 			text = NULL;
@@ -178,7 +178,7 @@ profile_read_private(const char *path, const char *name, Profile *p, DrError *er
 		return false;
 	if (p->found)
 		return true;
-	dr_error(err, DR_CONFIG, "credentials file \"%s\" has no profile \"%s\"", path, name);
+	dr_error(err, DR_REFUSED, "credentials file \"%s\" has no profile \"%s\"", path, name);
 	return dr_hint(err, "A profile is a section: [%s], then aws_access_key_id = ... and aws_secret_access_key = ...", name);
 }
 
@@ -228,7 +228,7 @@ profile_credentials(SourceContext *context, Profile *p, const char *where, Crede
 		return web_identity_credentials(context, p->role_arn, p->token_file, out, err);
 	if (p->process != NULL)
 		return process_credentials(p->process, out, err);
-	dr_error(err, DR_CONFIG, "profile \"%s\" in %s holds no access key", context->profile, where);
+	dr_error(err, DR_REFUSED, "profile \"%s\" in %s holds no access key", context->profile, where);
 	if (p->unsupported)
 		return dr_hint(err, "Profiles that take a role from another profile, or sign in by SSO, are not supported; "
 					   "credential_process can do both.");

@@ -156,7 +156,7 @@ process_credentials(const char *line, Credentials *out, DrError *err)
 	if (words == NULL)
 		dr_error(err, DR_CONFIG, "credential_process is no command line: a quote is not closed, or it is empty");
 	else if (pipe2(pipe_fd, O_CLOEXEC) != 0 || !start(words, pipe_fd[1], &pid))
-		dr_error(err, DR_CONFIG, "could not run credential_process \"%s\": %s", words[0], strerror(errno));
+		dr_error(err, DR_REFUSED, "could not run credential_process \"%s\": %s", words[0], strerror(errno));
 	else
 	{
 		close(pipe_fd[1]);

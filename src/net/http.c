@@ -313,7 +313,7 @@ judge(Job *job, CURLcode code)
 		dr_error(job->err, job->broken == too_long ? DR_DAMAGED : DR_IO, "%s", job->broken);
 	else if (is_final(code))
 	{
-		dr_error(job->err, DR_CONFIG, "%s", text);
+		dr_error(job->err, DR_REFUSED, "%s", text);
 		dr_hint(job->err, "The server's certificate must be for the endpoint's host name and signed by an authority "
 				"that this machine trusts, or that the repository's ca_file=/path names.");
 		return HTTP_REFUSED;

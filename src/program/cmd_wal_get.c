@@ -58,6 +58,34 @@ get_once(const WalAsk *ask, DrError *err)
 	return r == STORE_OK ? SPOOL_STORED : r == STORE_ABSENT ? SPOOL_ABSENT : SPOOL_FAILED;
 }
 
+/* Damage, a wrong key and wrong names stay what they are; everything else may pass, or be put right elsewhere. */
+static bool
+may_pass(DrCode code)
+{
+	switch (code)
+	{
+		case DR_CONFIG:
+		case DR_KEY:
+		case DR_CONFLICT:
+		case DR_LINEAGE:
+		case DR_DAMAGED:
+			return false;
+		default:				/* DR_ABSENT is the repository itself: not mounted? */
+			return true;
+	}
+}
+
+static void
+say_that_it_waits(DrError *err)
+{
+	char		hint[sizeof(err->hint)];
+
+	strlcpy(hint, err->hint, sizeof(hint));
+	dr_hint(err, "%s%sThe standby waits for it. To promote without what is there, set restore_command to '' and restart.",
+			hint, hint[0] != '\0' ? " " : "");
+	report_error(err);
+}
+
 /*
  * With "wait", for a standby: a repository that is out of reach is waited for,
  * because neither of the two answers that end this would do: one would end
@@ -70,12 +98,11 @@ get(const WalAsk *ask)
 	int64		said = 0;
 	SpoolAnswer answer;
 
-	while ((answer = get_once(ask, &err)) == SPOOL_FAILED && ask->wait && err.code == DR_IO)
+	while ((answer = get_once(ask, &err)) == SPOOL_FAILED && ask->wait && may_pass(err.code))
 	{
 		if (time_now() - said > SAY_AGAIN_US)
 		{
-			dr_hint(&err, "The standby waits for it. To promote without what is there, set restore_command to '' and restart.");
-			report_error(&err);
+			say_that_it_waits(&err);
 			said = time_now();
 		}
 		usleep(AGAIN_US);

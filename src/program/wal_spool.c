@@ -75,6 +75,9 @@ typedef struct Spool
 {
 	Access		access;
 	Repository	repo;
+	bool		wait;			/* as WalAsk says */
+	bool		doubtful;		/* something failed: open it anew */
+	bool		closed;			/* that failed, too */
 	WalServe	serve;
 	char		digest[ASK_DIGEST_MAX + 1]; /* of the options */
 	TimeLineID	newest;			/* timeline of which a segment was asked for */
@@ -280,6 +283,38 @@ start_threads(Spool *s)
 			break;				/* with none, nothing is fetched ahead */
 }
 
+/* ---- the repository ---- */
+
+/*
+ * After a failure: the directory may have been mounted anew, credentials and
+ * permissions put right.  What recovery has asked for before is not forgotten
+ * (cut_at_switch).
+ */
+static bool
+reopen(Spool *s, DrError *err)
+{
+	bool		busy = true;
+
+	pthread_mutex_lock(&s->lock);
+	for (int i = 0; i < SPOOL_FILES; i++)
+		if (s->entries[i].state != ENTRY_FREE)
+			drop_entry(&s->entries[i]);
+	while (busy)
+	{
+		busy = false;
+		for (int i = 0; i < SPOOL_FILES; i++)
+			busy |= s->entries[i].state == ENTRY_RUNS;
+		if (busy)
+			pthread_cond_wait(&s->done, &s->lock);
+	}
+	if (!s->closed)
+		repository_close(&s->repo);
+	s->closed = !access_open_for_recovery(&s->access, s->wait, &s->repo, err);
+	s->doubtful = s->closed;
+	pthread_mutex_unlock(&s->lock);
+	return !s->closed;
+}
+
 /* ---- answers ---- */
 
 /* Was it fetched ahead?  If it is on its way, wait for it. */
@@ -379,6 +414,8 @@ answer(Spool *s, const char *file)
 		dr_error(&err, DR_CONFIG, "\"%s\" is not the name of a WAL file", file);
 		r = STORE_FAILED;
 	}
+	else if (s->doubtful && !reopen(s, &err))
+		r = STORE_FAILED;
 	else
 		r = wal.kind == KIND_WAL && is_there(s, &wal) ? STORE_OK : fetch_now(s, file, &wal, &err);
 	if (r != STORE_FAILED && wal.kind == KIND_WAL && wal.timeline > s->newest)
@@ -390,6 +427,7 @@ answer(Spool *s, const char *file)
 		r = STORE_FAILED;
 	if (r != STORE_FAILED)
 		return pg_strdup(r == STORE_OK ? ASK_STORED : ASK_ABSENT);
+	s->doubtful = true;
 	error = json_pack("{s:i, s:o, s:o, s:o}", "code", (int) err.code, "message", json_lossy(err.message),
 					  "detail", json_lossy(err.detail), "hint", json_lossy(err.hint));
 	text = json_dumps(error, JSON_COMPACT);
@@ -535,7 +573,7 @@ detach(int directory, int ready)
 _Noreturn static void
 serve(const WalAsk *ask, int ready, const char *data_directory)
 {
-	Spool		s = {.access = ask->access,.lock = PTHREAD_MUTEX_INITIALIZER,.work = PTHREAD_COND_INITIALIZER,
+	Spool		s = {.access = ask->access,.wait = ask->wait,.lock = PTHREAD_MUTEX_INITIALIZER,.work = PTHREAD_COND_INITIALIZER,
 	.done = PTHREAD_COND_INITIALIZER};
 	int			listener;
 	DrError		err;

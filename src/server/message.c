@@ -392,6 +392,7 @@ error_code(const char *code)
 		int			sqlstate;
 	}			codes[] = {
 		{"config", ERRCODE_CONFIG_FILE_ERROR},
+		{"refused", ERRCODE_CONFIG_FILE_ERROR},
 		{"key", ERRCODE_INVALID_PASSWORD},
 		{"absent", ERRCODE_UNDEFINED_FILE},
 		{"conflict", ERRCODE_DUPLICATE_FILE},

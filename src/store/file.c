@@ -61,7 +61,7 @@ file_open(Store *store, const char *rest, const char *credentials_file, DrError 
 	fd = open(root, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (fd < 0)
 	{
-		dr_error(err, errno == ENOENT ? DR_CONFIG : DR_IO,
+		dr_error(err, errno == ENOENT ? DR_REFUSED : DR_IO,
 				 "could not open repository \"%s\": %s", store->url, strerror(errno));
 		free(root);
 		return dr_hint(err, "Create the directory, owned by the user that runs PostgreSQL, "

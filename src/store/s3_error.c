@@ -148,21 +148,21 @@ static const struct
 	const char *what;
 	const char *hint;			/* NULL: permission_hint */
 }			words[] = {
-	{"NoSuchBucket", DR_CONFIG, "the bucket does not exist", "Create the bucket, or correct its name in the repository's URL."},
+	{"NoSuchBucket", DR_REFUSED, "the bucket does not exist", "Create the bucket, or correct its name in the repository's URL."},
 	{"InvalidBucketName", DR_CONFIG, "the server does not accept the bucket's name", "Correct its name in the repository's URL."},
-	{"InvalidAccessKeyId", DR_CONFIG, "the server does not know the access key", hint_credentials},
-	{"SignatureDoesNotMatch", DR_CONFIG, "the secret key does not match the access key", hint_credentials},
-	{"ExpiredToken", DR_CONFIG, "the credentials have expired", "Renew them; credentials that expire should come from a source "
+	{"InvalidAccessKeyId", DR_REFUSED, "the server does not know the access key", hint_credentials},
+	{"SignatureDoesNotMatch", DR_REFUSED, "the secret key does not match the access key", hint_credentials},
+	{"ExpiredToken", DR_REFUSED, "the credentials have expired", "Renew them; credentials that expire should come from a source "
 	"that renews them by itself."},
-	{"TokenRefreshRequired", DR_CONFIG, "the credentials have expired", hint_credentials},
-	{"InvalidToken", DR_CONFIG, "the session token is not valid", hint_credentials},
-	{"AccessDenied", DR_CONFIG, "access is denied", NULL},
-	{"AllAccessDisabled", DR_CONFIG, "access to the bucket is disabled", "Ask the store's operator why."},
+	{"TokenRefreshRequired", DR_REFUSED, "the credentials have expired", hint_credentials},
+	{"InvalidToken", DR_REFUSED, "the session token is not valid", hint_credentials},
+	{"AccessDenied", DR_REFUSED, "access is denied", NULL},
+	{"AllAccessDisabled", DR_REFUSED, "access to the bucket is disabled", "Ask the store's operator why."},
 	{"AuthorizationHeaderMalformed", DR_CONFIG, "the bucket is in another region", hint_region},
 	{"PermanentRedirect", DR_CONFIG, "the bucket is at another endpoint", "Correct region and endpoint in the repository's URL."},
 	{"IllegalLocationConstraintException", DR_CONFIG, "the bucket is in another region", hint_region},
 	{"IncorrectEndpoint", DR_CONFIG, "the bucket is at another endpoint", hint_region},
-	{"RequestTimeTooSkewed", DR_CONFIG, "this machine's clock and the server's are too far apart",
+	{"RequestTimeTooSkewed", DR_REFUSED, "this machine's clock and the server's are too far apart",
 	"Set this machine's clock; have it synchronised."},
 	{"QuotaExceeded", DR_IO, "the store's quota is used up", hint_room},
 	{"XMinioStorageFull", DR_IO, "the store is full", hint_room},

@@ -7,7 +7,8 @@ use FindBin;
 use lib "$FindBin::Bin/lib";
 
 use PgDr::S3;
-use PgDr::Test;
+use PgDr::Test qw(run_program);
+use IPC::Run ();
 use Test::More;
 use Time::HiRes qw(time);
 
@@ -136,6 +137,41 @@ failing('stores something else', [ { method => 'PUT', do => 'spoil' } ], qr/othe
 failing('hides what was stored', [ { key => '^$', do => 'hide' } ], qr/not listed/, qr/consistent/, agent_says($s3->url('hides')));
 failing('an outage', [ { status => 503, code => 'SlowDown' } ], qr/overloaded/, qr/Look at the store/, listing_says($good));
 failing('nobody there', [], qr/Failed to connect|Couldn't connect/i, qr/Check the endpoint/, listing_says($s3->url('good', endpoint => 'http://127.0.0.1:9', retry => 2)));
+
+# A standby waits for what may pass or be put right elsewhere, and says why; what is wrong with its own options it says at once.
+for my $row (
+	[ 'access denied', { status => 403, code => 'AccessDenied' }, qr/access is denied.*s3:GetObject.*The standby waits/s ],
+	[ 'a 403 without a body', { status => 403, empty => 1 }, qr/access is denied.*The standby waits/s ],
+	[ 'an expired token', { status => 400, code => 'ExpiredToken' }, qr/credentials have expired.*Renew them.*The standby waits/s ],
+	[ 'keys that are not known yet', { status => 403, code => 'InvalidAccessKeyId' }, qr/does not know the access key.*The standby waits/s ],
+	[ 'a wrong clock', { status => 403, code => 'RequestTimeTooSkewed' }, qr/clock.*The standby waits/s ],
+	[ 'no bucket', { status => 404, code => 'NoSuchBucket' }, qr/bucket does not exist.*The standby waits/s ],
+	[ 'an empty bucket', { status => 404, code => 'NoSuchKey' }, qr/not a pg_dr repository.*The standby waits/s ])
+{
+	my ($name, $rule, $expected) = @$row;
+	my ($out, $err) = ('', '');
+	$s3->rules($rule);
+	my $run = IPC::Run::start([ 'pg_dr', 'wal-get', '--repository', $good, '--key-file', PgDr::S3::key_file(), '--credentials-file', $s3->{credentials},
+			'--system-identifier', '7', '--wait', '00000002.history', "$history.got" ], '<', \undef, '>', \$out, '2>', \$err, IPC::Run::timeout(90));
+	$run->pump until $err =~ /\n.*waits/s || !$run->pumpable;
+	$s3->rules();
+	$run->finish;
+	is($?, 0, "standby, $name: it waits, and gets the file");
+	like($err, $expected, "standby, $name: said meanwhile");
+	unlink "$history.got";
+}
+for my $row (
+	[ 'wrong region', $s3->url('good', region => 'eu-west-9'), PgDr::S3::key_file(), qr/another region/ ],
+	[ 'wrong parameter', $s3->url('good', lokc => 'governance'), PgDr::S3::key_file(), qr/unknown parameter/ ],
+	[ 'wrong key', $good, 'none', qr/no key file was given/ ],
+	[ 'no key', $good, '/nonexistent.key', qr/could not open key file/ ])
+{
+	my ($name, $url, $key_file, $expected) = @$row;
+	my ($exit, undef, $err) = run_program('wal-get', '--repository', $url, '--key-file', $key_file, '--credentials-file', $s3->{credentials},
+		'--system-identifier', '7', '--wait', '00000002.history', "$history.got", { timeout => 60 });
+	cmp_ok($exit, '>', 125, "standby, $name: aborts recovery");
+	like($err, $expected, "standby, $name: and says why");
+}
 
 # Other rules of these servers, which cost something, but no data.
 for my $row (

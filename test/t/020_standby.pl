@@ -5,6 +5,7 @@ use strict;
 use warnings;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
+use IPC::Run ();
 use POSIX ();
 use PgDr::Ledger;
 use PgDr::Test qw(run_program wait_until flip process_gone);
@@ -163,6 +164,37 @@ SKIP:
 	is_deeply([ grep { !/^(lock|\.\.?)$/ } slurp_dir("$server/pg_wal/pg_dr.spool") ], [], 'and cleans up');
 	is((run_program(@wal_get))[0], 0, 'the next question is answered');
 	unlink "$server/postmaster.pid";
+}
+
+# --- a file system that is mounted anew, or not yet
+SKIP:
+{
+	skip 'this store is no directory', 5 unless $one->repository->is_directory;
+	my $place = $one->repository->place;
+	my $server = $one->basedir . '/mounted';
+	my $to = "$server/pg_wal/RECOVERYXLOG";
+	mkdir $_ for $server, "$server/pg_wal", "$server/pg_wal/archive_status";
+	append_to_file("$server/postmaster.pid", "$$\n");
+	my @wal_get = ('wal-get', '--system-identifier', $one->system_identifier, $one->access, '--wait', $won, $to);
+	is((run_program(@wal_get))[0], 0, 'a segment, and a process that stays');
+	my @before = at_work("$server/pg_wal/pg_dr.spool");
+	rename $place, "$place.old" or die $!;
+	system_or_bail('cp', '-a', "$place.old", $place);
+	is(eval { (run_program(@wal_get, { timeout => 60 }))[0] }, 0, 'the same directory, another file system: the next one');
+	is_deeply([ at_work("$server/pg_wal/pg_dr.spool") ], \@before, 'by the same process, which knows what recovery asked for');
+	unlink "$server/postmaster.pid";
+	wait_until('it goes with its server', sub { !at_work("$server/pg_wal/pg_dr.spool") });
+	rename $place, "$place.new" or die $!;
+	my $err = '';
+	my $run = IPC::Run::start([ 'pg_dr', @wal_get ], '<', \undef, '>', \my $out, '2>', \$err, IPC::Run::timeout(60));
+	$run->pump until $err =~ /waits/ || !$run->pumpable;
+	mkdir $place;
+	sleep 3;
+	rmdir $place;
+	rename "$place.new", $place or die $!;
+	$run->finish;
+	is($?, 0, 'a directory that is not mounted yet, and an empty one: it waits');
+	like($err, qr/could not open repository.*mount the file system.*The standby waits/s, 'and says why');
 }
 
 # --- the spool goes with its server
