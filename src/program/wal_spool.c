@@ -17,9 +17,10 @@
  * Only the file that is asked for is ever called absent, by wal_serve's rules;
  * what fetching ahead did not find, or could not get, is asked for again.
  *
- * The process goes when nobody asks for a while, when the server that it works
- * for is gone, or when its directory is.  Its parent, which does nothing else,
- * removes what it fetched, whatever it dies of; after both die the next one does.
+ * The process is there only for a server that recovers: it goes when that is
+ * gone or has been promoted, when nobody asks for a while, or when its directory
+ * is gone.  Its parent, which does nothing else, removes the directory, whatever
+ * it dies of; what is left after both die, the next one clears away.
  *
  * Copyright (c) 2026, pg_dr contributors
  */
@@ -485,18 +486,48 @@ hear(Spool *s, int fd)
 }
 
 static bool
-server_is_there(const char *data_directory)
+is_in(const char *data_directory, const char *name)
+{
+	char	   *path = psprintf("%s/%s", data_directory, name);
+	bool		there = access(path, F_OK) == 0;
+
+	pfree(path);
+	return there;
+}
+
+/*
+ * A server that recovers: only for one we stay.  pg_rewind, which runs a
+ * restore_command, too, and reads the directory of who has just been promoted,
+ * stumbles over what comes and goes there.
+ */
+static bool
+recovery_is_there(const char *data_directory)
 {
 	char	   *path = psprintf("%s/postmaster.pid", data_directory);
 	FILE	   *file = fopen(path, "r");
 	long		pid;
 	bool		there = file != NULL && fscanf(file, "%ld", &pid) == 1 &&
-		(kill((pid_t) labs(pid), 0) == 0 || errno != ESRCH);
+		(kill((pid_t) labs(pid), 0) == 0 || errno != ESRCH) &&
+		(is_in(data_directory, "standby.signal") || is_in(data_directory, "recovery.signal"));
 
 	if (file != NULL)
 		fclose(file);
 	pfree(path);
 	return there;
+}
+
+/* Where it lies, by its name: pg_wal may be a link.  malloc'd; NULL: there is none. */
+static char *
+data_directory_of(const char *path)
+{
+	char	   *directory = pg_strdup(path);
+	char	   *real;
+
+	get_parent_directory(directory);
+	get_parent_directory(directory);
+	real = realpath(directory[0] ? directory : ".", NULL);
+	free(directory);
+	return real;
 }
 
 static void
@@ -516,12 +547,10 @@ static void
 run(Spool *s, int listener, const char *data_directory)
 {
 	struct pollfd p = {.fd = listener, .events = POLLIN};
-	bool		had_server = server_is_there(data_directory);
 	int			idle = 0;
 	bool		more = true;
 
-	while (more && idle < IDLE_S && access("socket", F_OK) == 0 &&
-		   (!had_server || server_is_there(data_directory)))
+	while (more && idle < IDLE_S && access("socket", F_OK) == 0 && recovery_is_there(data_directory))
 	{
 		int			fd;
 
@@ -602,11 +631,11 @@ serve(const WalAsk *ask, int ready, const char *data_directory)
  * deaf to signals, and ends well.
  */
 _Noreturn static void
-supervise(const WalAsk *ask, int directory, int ready)
+supervise(const WalAsk *ask, const char *data_directory, int directory, int ready)
 {
-	char		data_directory[MAXPGPATH];
 	sigset_t	all;
 	sigset_t	before;
+	struct stat st;
 	pid_t		pid;
 	int			lock;
 
@@ -614,9 +643,9 @@ supervise(const WalAsk *ask, int directory, int ready)
 	sigfillset(&all);
 	sigprocmask(SIG_BLOCK, &all, &before);
 	detach(directory, ready);
-	if (getcwd(data_directory, sizeof(data_directory)) == NULL || fchdir(directory) != 0 ||
+	if (fchdir(directory) != 0 ||
 		(lock = open("lock", O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600)) < 0 ||
-		flock(lock, LOCK_EX | LOCK_NB) != 0)
+		flock(lock, LOCK_EX | LOCK_NB) != 0 || fstat(lock, &st) != 0 || st.st_nlink == 0)
 		_exit(EXIT_SUCCESS);
 	clear_directory();
 	pid = fork();
@@ -629,13 +658,15 @@ supervise(const WalAsk *ask, int directory, int ready)
 	while (pid > 0 && waitpid(pid, NULL, 0) < 0 && errno == EINTR)
 		;
 	clear_directory();
+	unlink("lock");
+	rmdir("../" SPOOL_DIR);
 	_exit(EXIT_SUCCESS);
 }
 
 /* ---- the asker ---- */
 
 static void
-start_process(const WalAsk *ask, int directory)
+start_process(const WalAsk *ask, const char *data_directory, int directory)
 {
 	int			ready[2];
 	char		byte;
@@ -647,7 +678,7 @@ start_process(const WalAsk *ask, int directory)
 	if (pid == 0)
 	{
 		close(ready[0]);
-		supervise(ask, directory, ready[1]);
+		supervise(ask, data_directory, directory, ready[1]);
 	}
 	close(ready[1]);
 	if (pid > 0)
@@ -685,17 +716,23 @@ understand(const char *answer, int directory, const WalAsk *ask, DrError *err)
 SpoolAnswer
 spool_ask(const WalAsk *ask, DrError *err)
 {
-	int			directory = ask_open_directory(ask->path, true);
+	char	   *data_directory = data_directory_of(ask->path);
+	int			directory = -1;
 	char		answer[ASK_ANSWER_MAX];
 	SpoolAnswer result = SPOOL_NONE;
 	int			fd;
 
+	if (data_directory != NULL && recovery_is_there(data_directory))
+		directory = ask_open_directory(ask->path, true);
 	if (directory < 0)
+	{
+		free(data_directory);
 		return SPOOL_NONE;
+	}
 	fd = ask_connect(directory);
 	if (fd < 0)
 	{
-		start_process(ask, directory);
+		start_process(ask, data_directory, directory);
 		fd = ask_connect(directory);
 	}
 	if (fd >= 0 && ask_question(fd, ask, answer))
@@ -703,5 +740,6 @@ spool_ask(const WalAsk *ask, DrError *err)
 	if (fd >= 0)
 		close(fd);
 	close(directory);
+	free(data_directory);
 	return result;
 }

@@ -16,11 +16,12 @@ typedef enum SpoolAnswer
 	SPOOL_STORED,				/* the file is at path */
 	SPOOL_ABSENT,				/* recovery may believe it */
 	SPOOL_FAILED,				/* err says why */
-	SPOOL_NONE					/* there is no such process, or it works for other options: do it yourself */
+	SPOOL_NONE					/* no server recovers there, or it works for other options: do it yourself */
 } SpoolAnswer;
 
 /*
- * Ask for a file, to be put at ask->path; starts the process when there is none.
+ * Ask for a file, to be put at ask->path; starts the process when there is none
+ * and a server recovers there.
  * ask->wait: who asks will ask again (access_open_for_recovery).
  */
 extern SpoolAnswer spool_ask(const WalAsk *ask, DrError *err);

@@ -3,7 +3,7 @@ use strict;
 use warnings;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
-use PgDr::Test qw(run_program);
+use PgDr::Test qw(run_program pretend_recovery);
 use Test::More;
 
 my $top = PostgreSQL::Test::Utils::tempdir();
@@ -68,12 +68,12 @@ for my $case (
 
 
 # wal-get: 1 means "not there", and only that; everything else must abort recovery.  By both of its names, and
-# where a server would want the file, too: there, a process stays behind for the next one.
+# where a server that recovers would want the file, too: there, a process stays behind for the next one.
 my $system = $node->system_identifier;
 my @wal_get = ('--system-identifier', $system, $node->access);
 my ($first) = sort map { m{/([0-9A-F]{24})$} ? $1 : () } $node->objects(qr{/wal/});
-mkdir $_ for "$top/server", "$top/server/archive_status";
-for my $how ([ 'pg_dr', "$top/w" ], [ 'pg_dr', "$top/server/w" ], [ 'pg_dr-wal-get', "$top/w" ], [ 'pg_dr-wal-get', "$top/server/w" ])
+my $there = pretend_recovery("$top/server");
+for my $how ([ 'pg_dr', "$top/w" ], [ 'pg_dr', $there ], [ 'pg_dr-wal-get', "$top/w" ], [ 'pg_dr-wal-get', $there ])
 {
 	my ($program, $to) = @$how;
 	my $get = sub { return run_program($program eq 'pg_dr' ? 'wal-get' : (), @_, { program => $program }) };
@@ -100,6 +100,8 @@ for my $how ([ 'pg_dr', "$top/w" ], [ 'pg_dr', "$top/server/w" ], [ 'pg_dr-wal-g
 	is(-s $to, 1 << 20, 'whole');
 	unlink $to;
 }
+
+unlink "$top/server/postmaster.pid";
 
 # Names that are no UTF-8: refused before anything is written, where they can't be written.
 my @latin = ([ 'a target', [ $node->access, '--target-name', "caf\xe9" ], qr/the recovery target is not UTF-8/ ]);

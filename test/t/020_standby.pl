@@ -8,7 +8,7 @@ use PostgreSQL::Test::Utils;
 use IPC::Run ();
 use POSIX ();
 use PgDr::Ledger;
-use PgDr::Test qw(run_program wait_until flip process_gone);
+use PgDr::Test qw(run_program wait_until flip process_gone pretend_recovery);
 use Test::More;
 use Time::HiRes qw(sleep time);
 
@@ -83,6 +83,7 @@ wait_until('everything that was shipped is replayed', sub {
 		sleep 3;
 		return $standby->safe_psql('postgres', 'SELECT pg_last_wal_replay_lsn()') eq $one }, 60);
 $standby->promote;
+wait_until('the process that fetches ahead goes when recovery ends', sub { !-e $spool }, 10);
 my $missing = $ledger->missing($standby);
 cmp_ok($ledger->{lost_seconds}, '<', 5, "promoted: $missing commits, of $ledger->{lost_seconds} s, were not in the repository");
 $ledger->forget_missing($standby);
@@ -149,9 +150,7 @@ SKIP:
 	my $prctl = { x86_64 => 157, aarch64 => 167 }->{ (POSIX::uname())[4] } or skip 'no number for prctl() here', 6;
 	my $inherit = sub { syscall($prctl, 36, $_[0], 0, 0, 0) == 0 or die "prctl: $!" };	# PR_SET_CHILD_SUBREAPER
 	my $server = $one->basedir . '/server';
-	mkdir $_ for $server, "$server/pg_wal", "$server/pg_wal/archive_status";
-	append_to_file("$server/postmaster.pid", "$$\n");
-	my @wal_get = ('wal-get', '--system-identifier', $one->system_identifier, $one->access, $won, "$server/pg_wal/RECOVERYXLOG", { timeout => 60 });
+	my @wal_get = ('wal-get', '--system-identifier', $one->system_identifier, $one->access, $won, pretend_recovery($server), { timeout => 60 });
 	$inherit->(1);
 	is((run_program(@wal_get))[0], 0, 'a segment, and a process that stays');
 	$inherit->(0);
@@ -161,7 +160,7 @@ SKIP:
 	kill 9, $worker;
 	is(waitpid($supervisor, 0), $supervisor, 'the one that fetches dies by a signal');
 	is($?, 0, 'the one that is inherited does not');
-	is_deeply([ grep { !/^(lock|\.\.?)$/ } slurp_dir("$server/pg_wal/pg_dr.spool") ], [], 'and cleans up');
+	ok(!-e "$server/pg_wal/pg_dr.spool", 'and cleans up');
 	is((run_program(@wal_get))[0], 0, 'the next question is answered');
 	unlink "$server/postmaster.pid";
 }
@@ -172,10 +171,7 @@ SKIP:
 	skip 'this store is no directory', 5 unless $one->repository->is_directory;
 	my $place = $one->repository->place;
 	my $server = $one->basedir . '/mounted';
-	my $to = "$server/pg_wal/RECOVERYXLOG";
-	mkdir $_ for $server, "$server/pg_wal", "$server/pg_wal/archive_status";
-	append_to_file("$server/postmaster.pid", "$$\n");
-	my @wal_get = ('wal-get', '--system-identifier', $one->system_identifier, $one->access, '--wait', $won, $to);
+	my @wal_get = ('wal-get', '--system-identifier', $one->system_identifier, $one->access, '--wait', $won, pretend_recovery($server));
 	is((run_program(@wal_get))[0], 0, 'a segment, and a process that stays');
 	my @before = at_work("$server/pg_wal/pg_dr.spool");
 	rename $place, "$place.old" or die $!;
@@ -198,7 +194,6 @@ SKIP:
 }
 
 # --- the spool goes with its server
-wait_until('the spool is empty', sub { !-S "$spool/socket" }, 60);
-is_deeply([ grep { !/^(lock|\.\.?)$/ } slurp_dir($spool) ], [], 'nothing is left in the spool');
+ok(!-e $spool, 'nothing is left of the spool');
 
 done_testing();

@@ -5,7 +5,7 @@ use warnings;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use IPC::Run ();
-use PgDr::Test qw(wait_until run_program);
+use PgDr::Test qw(wait_until run_program pretend_recovery);
 use Test::More;
 use Time::HiRes qw(sleep);
 
@@ -178,9 +178,8 @@ my ($newest) = reverse sort $node->objects(qr{/wal/00000002/[0-9A-F]{24}$});
 wait_until('the newest segment is noted', sub { scalar $node->objects(qr{^\Q$newest\E\.frontier$}) });
 $node->repository->remove($_) for $node->wal_object($child), $node->objects(qr{/wal/00000002/.*\.frontier$});
 my $server = $node->basedir . '/server';
-mkdir $_ for $server, "$server/pg_wal", "$server/pg_wal/archive_status";
+my $to = pretend_recovery($server);
 my @wal_get = ('wal-get', '--system-identifier', $node->system_identifier, $node->access);
-my $to = "$server/pg_wal/RECOVERYXLOG";
 is((run_program(@wal_get, $segment, $to))[0], 0, 'the old timeline by itself is whole');
 my $whole = slurp_file($to);
 is((run_program(@wal_get, $child, $to))[0], 1, "the new timeline's first segment is not there");
@@ -201,6 +200,7 @@ is((run_program(@wal_get, '0000000100000000000000F0', $to, { program => $quick }
 my ($alone, undef, $why) = run_program(@wal_get, '--wait', $segment, $to, { program => $quick });
 cmp_ok($alone, '>', 125, 'with other options it wants the program, which is not beside it');
 like($why, qr{could not execute "\Q$server\E/pg_dr"}, 'and says so');
+unlink "$server/postmaster.pid";
 
 # --- a statement may begin before housekeeping writes what was archived, and look into memory after that: it
 # finds all the same what it has to find, or there would be gaps in what has none

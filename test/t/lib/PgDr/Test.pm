@@ -32,7 +32,7 @@ use PostgreSQL::Test::Utils ();
 use Test::More;
 use Time::HiRes qw(usleep time);
 
-our @EXPORT_OK = qw(run_program hold_and_kill flip wait_until campaign random_seed process_gone);
+our @EXPORT_OK = qw(run_program hold_and_kill flip wait_until campaign random_seed process_gone pretend_recovery);
 sub import { goto &Exporter::import }
 
 my $TIMEOUT = $PostgreSQL::Test::Utils::timeout_default;
@@ -99,6 +99,17 @@ sub hold_and_kill
 	$run->pump until $err =~ /held at step/ || !$run->pumpable;
 	$run->kill_kill(grace => 0);
 	return $err;
+}
+
+# A directory that wal-get takes for that of a server that recovers, until its postmaster.pid is removed: where
+# recovery would have a segment.
+sub pretend_recovery
+{
+	my ($directory) = @_;
+	File::Path::make_path("$directory/pg_wal/archive_status");
+	PostgreSQL::Test::Utils::append_to_file("$directory/postmaster.pid", "$$\n");
+	PostgreSQL::Test::Utils::append_to_file("$directory/recovery.signal", '');
+	return "$directory/pg_wal/RECOVERYXLOG";
 }
 
 # Invert $length bytes of a file from $offset on (default: 8 bytes in its middle).
