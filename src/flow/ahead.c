@@ -78,11 +78,17 @@ ahead_new(const char *data_directory, int threads, int level, AheadStore store, 
 
 /* ---- the order of the server: history files first, then by name ---- */
 
+static bool
+is_history(const char *file)
+{
+	return strstr(file, ".history") != NULL;
+}
+
 static int
 compare_files(const char *x, const char *y)
 {
-	bool		hx = strstr(x, ".history") != NULL;
-	bool		hy = strstr(y, ".history") != NULL;
+	bool		hx = is_history(x);
+	bool		hy = is_history(y);
 
 	return hx != hy ? (hx ? -1 : 1) : strcmp(x, y);
 }
@@ -178,11 +184,12 @@ make_room(Ahead *a)
 	return last;
 }
 
-/* What waits and comes first. */
+/* What waits and comes first; A3. */
 static Slot *
 next_slot(Ahead *a)
 {
 	Slot	   *next = NULL;
+	bool		history = false;
 
 	for (int i = 0; i < AHEAD_WINDOW; i++)
 	{
@@ -190,8 +197,9 @@ next_slot(Ahead *a)
 
 		if (s->state == SLOT_WAITS && (next == NULL || compare_files(s->file, next->file) < 0))
 			next = s;
+		history |= s->state == SLOT_RUNS && is_history(s->file);
 	}
-	return next;
+	return next != NULL && history && !is_history(next->file) ? NULL : next;
 }
 
 /* Fill free slots with what the server will ask for after "file". */
@@ -218,6 +226,21 @@ look_ahead(Ahead *a, const char *file)
 	}
 }
 
+/* A3: as if they had been tried. */
+static void
+give_up_waiting(Ahead *a)
+{
+	for (int i = 0; i < AHEAD_WINDOW; i++)
+	{
+		Slot	   *s = &a->slots[i];
+
+		if (s->state != SLOT_WAITS)
+			continue;
+		s->state = SLOT_FAILED;
+		dr_error(&s->err, DR_IO, "the history of a timeline could not be stored, which comes before \"%s\"", s->file);
+	}
+}
+
 /* ---- threads ---- */
 
 static void
@@ -232,6 +255,12 @@ run_slot(Ahead *a, Slot *slot, WalWorkspace *space)
 	pfree(path);
 	pthread_mutex_lock(&a->lock);
 	slot->state = ok ? SLOT_STORED : SLOT_FAILED;
+	if (is_history(slot->file))
+	{
+		if (!ok)
+			give_up_waiting(a);
+		pthread_cond_broadcast(&a->work);
+	}
 	pthread_cond_broadcast(&a->done);
 }
 

@@ -10,6 +10,8 @@
  *	A2	At most AHEAD_WINDOW files are begun whose answer was not taken.  So in a
  *		repository that has a segment, those more than WAL_WINDOW before it were
  *		acknowledged once (doc/FORMAT.md, section 1).
+ *	A3	No segment is begun while a timeline's history is asked for and not stored: a
+ *		timeline without its history is damage to whoever reads.
  *
  * A crash leaves objects in the repository that the server will offer again.
  *

@@ -53,21 +53,36 @@ list_segments(const WalSource *source, TimeLineID tli, XLogRecPtr limit, Segment
 }
 
 static bool
-is_done(const char *data_directory, const char *segment)
+is_done(const char *data_directory, const char *file)
 {
-	char	   *path = psprintf("%s/pg_wal/archive_status/%s.done", data_directory, segment);
+	char	   *path = psprintf("%s/pg_wal/archive_status/%s.done", data_directory, file);
 	bool		done = access(path, F_OK) == 0;
 
 	pfree(path);
 	return done;
 }
 
+/* A piece of a timeline without its history would be damage to whoever reads. */
+static bool
+history_is_archived(const WalSource *source, TimeLineID tli)
+{
+	char		file[32];
+	char	   *path;
+	bool		archived;
+
+	snprintf(file, sizeof(file), "%08X.history", tli);
+	path = psprintf("%s/pg_wal/%s", source->data_directory, file);
+	archived = access(path, F_OK) != 0 || is_done(source->data_directory, file);
+	pfree(path);
+	return archived;
+}
+
 XLogRecPtr
 pg_wal_archived_until(const WalSource *source, TimeLineID tli, XLogRecPtr limit)
 {
-	Segments	s;
+	Segments	s = {0};
 	DrError		ignored;
-	XLogRecPtr	until = list_segments(source, tli, limit, &s, &ignored) ?
+	XLogRecPtr	until = history_is_archived(source, tli) && list_segments(source, tli, limit, &s, &ignored) ?
 		limit - limit % source->segment_size : InvalidXLogRecPtr;
 
 	/* A name begins with its timeline: the first that is found counts. */

@@ -23,9 +23,10 @@ typedef struct WalSource
 
 /*
  * Where the first segment before "limit" begins that is not archived; limit, when
- * all are; InvalidXLogRecPtr, when that can't be found out or the segment is an
- * older timeline's.  The server's word for archived is .done: that nothing is
- * .ready proves nothing after a crash, which may have taken the mark with it.
+ * all are; InvalidXLogRecPtr, when that can't be found out, the segment is an older
+ * timeline's, or the timeline's history is not archived.  The server's word for
+ * archived is .done: that nothing is .ready proves nothing after a crash, which may
+ * have taken the mark with it.
  */
 extern XLogRecPtr pg_wal_archived_until(const WalSource *source, TimeLineID tli, XLogRecPtr limit);
 

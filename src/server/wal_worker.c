@@ -219,8 +219,8 @@ tell_archived(WalWorker *w)
 }
 
 /*
- * A crash of the machine may take the mark that a segment waits for the archiver.
- * The server would set it again before it removes the segment, which may be late;
+ * A crash of the machine may take the mark that a file waits for the archiver.
+ * The server would set it again before it removes a segment, which may be late;
  * until then nothing behind it is called durable.
  */
 static void
@@ -229,14 +229,17 @@ mark_for_archiver(void)
 	DIR		   *dir = AllocateDir(XLOGDIR);
 	struct dirent *entry;
 	char		current[MAXFNAMELEN];
+	char		history[MAXFNAMELEN];
 	TimeLineID	tli;
 	XLogRecPtr	flushed = GetFlushRecPtr(&tli);
 
 	XLogFileName(current, tli, flushed / wal_segment_size, wal_segment_size);
+	TLHistoryFileName(history, tli);
 	while ((entry = ReadDir(dir, XLOGDIR)) != NULL)
 	{
-		if (IsXLogFileName(entry->d_name) && strncmp(entry->d_name, current, 8) == 0 &&
-			strcmp(entry->d_name, current) < 0)
+		bool		segment = IsXLogFileName(entry->d_name) && strncmp(entry->d_name, current, 8) == 0;
+
+		if ((segment && strcmp(entry->d_name, current) < 0) || strcmp(entry->d_name, history) == 0)
 			(void) XLogArchiveCheckDone(entry->d_name);
 	}
 	FreeDir(dir);
