@@ -121,8 +121,9 @@ write_temporary(const char *temporary, const Bytes *plain, DrError *err)
 		ok = w > 0;
 		done += ok ? w : 0;
 	}
-	if (ok)
-		sync_file_range(fd, 0, 0, SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER);
+	/* An error of the disk is told once: the server's own fsync would not hear of it. */
+	if (ok && sync_file_range(fd, 0, 0, SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER) != 0)
+		ok = errno != EIO && errno != ENOSPC && errno != EDQUOT;
 	if (fd >= 0)
 		ok = close(fd) == 0 && ok;
 	if (!ok)
