@@ -127,7 +127,8 @@ $latin->start;
 $latin->wait_recovered;
 $latin->teardown_node;
 
-# Too little memory is no answer either, wherever it runs out.
+# Too little memory is no answer either, wherever it runs out.  (Of a request to an object store it is tried again, for long.)
+if ($repository->is_directory)
 {
 	my $get = sub {
 		my ($limit, @arguments) = @_;
