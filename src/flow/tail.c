@@ -21,6 +21,7 @@
 #define PIECES_AT_ONCE		4
 #define PIECES_OF_A_SEGMENT	1024	/* then a new incarnation begins, so that readers have few to fetch */
 #define PENDING_MAX			(64 * 1024 * 1024)
+#define MESSAGE_MAX			(16 * XLOG_BLCKSZ)	/* the walsender's */
 #define LOOK_EVERY_US		1000000	/* at pg_wal, while something in it is not archived */
 
 typedef enum PieceState
@@ -387,13 +388,25 @@ end_segment(Tail *t, DrError *err)
 	return true;
 }
 
+/*
+ * The lock is held.  May the next message end a segment, on whose last piece commits
+ * wait?  Without a free piece it would be left to the archiver, and they to that.
+ */
+static bool
+must_ship_end(const Tail *t)
+{
+	return t->synchronous && t->durable != InvalidXLogRecPtr && t->left_end <= t->durable &&
+		t->o.segment_size - t->received % t->o.segment_size <= MESSAGE_MAX;
+}
+
 bool
 tail_has_room(Tail *t)
 {
 	bool		room;
 
 	pthread_mutex_lock(&t->lock);
-	room = t->pending.len < Min(PENDING_MAX, t->o.segment_size) || free_piece(t) != NULL;
+	room = free_piece(t) != NULL ||
+		(t->pending.len < Min(PENDING_MAX, t->o.segment_size) && !must_ship_end(t));
 	pthread_mutex_unlock(&t->lock);
 	return room;
 }
