@@ -137,13 +137,9 @@ list_stored(Repository *repo, const char *sysid, const WalFile *wal, uint32 segm
 {
 	uint64		segno = wal_segment_number(wal, segment_size);
 	char		before[25];
-	char		prefix[64];
-	ObjectName	after;
 
 	wal_segment_name(before, wal->timeline, segno - Min(segno, 1), segment_size);
-	name_wal(after, sysid, before);
-	snprintf(prefix, sizeof(prefix), "%s/wal/%08X/", sysid, wal->timeline);
-	return repository_list_after(repo, prefix, after, l, err);
+	return wal_list_after(repo, sysid, before, l, err);
 }
 
 static bool

@@ -636,15 +636,11 @@ note_archived(Tail *t, const char *name)
 static bool
 find_incarnation(Tail *t, uint64 segno, DrError *err)
 {
-	char		prefix[64];
 	char		segment[25];
-	ObjectName	after;
 	Listing		l;
 
 	wal_segment_name(segment, t->tli, segno - Min(segno, WAL_WINDOW), t->o.segment_size);
-	name_wal(after, t->o.sysid, segment);
-	snprintf(prefix, sizeof(prefix), "%s/wal/%08X/", t->o.sysid, t->tli);
-	if (!repository_list_after(t->o.repo, prefix, after, &l, err))
+	if (!wal_list_after(t->o.repo, t->o.sysid, segment, &l, err))
 		return false;
 	t->incarnation = 1;
 	for (size_t i = 0; i < l.n; i++)

@@ -223,6 +223,17 @@ wal_fetch(Repository *repo, const char *sysid, const char *file, Bytes *plain, S
 }
 
 bool
+wal_list_after(Repository *repo, const char *sysid, const char *segment, Listing *l, DrError *err)
+{
+	char		prefix[64];
+	ObjectName	after;
+
+	name_wal(after, sysid, segment);
+	snprintf(prefix, sizeof(prefix), "%s/wal/%.8s/", sysid, segment);
+	return repository_list_after(repo, prefix, after, l, err);
+}
+
+bool
 wal_history(Repository *repo, const char *sysid, TimeLineID tli, History *h, DrError *err)
 {
 	char		file[32];

@@ -52,6 +52,9 @@ extern bool wal_seal(Repository *repo, WalWorkspace *space, const Bytes *plain, 
 extern StoreResult wal_fetch(Repository *repo, const char *sysid, const char *file, Bytes *plain,
 							 SealHeader *header, DrError *err);
 
+/* What the repository has of a segment's timeline behind the segment itself, its pieces and its note included. */
+extern bool wal_list_after(Repository *repo, const char *sysid, const char *segment, Listing *l, DrError *err);
+
 /* A timeline's history, from its file; the first timeline has none. */
 extern bool wal_history(Repository *repo, const char *sysid, TimeLineID tli, History *h, DrError *err);
 
