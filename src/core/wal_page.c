@@ -112,6 +112,7 @@ end_record(WalCheck *c, DrError *err)
 	if (c->before != 0 && r.xl_prev != c->before)
 		return broken(err, c->begins, "A record does not follow the one before it.");
 	c->before = c->begins;
+	c->ends = c->at;
 	c->records++;
 	c->at = MAXALIGN64(c->at);
 	/* What follows in the segment is nothing. */
@@ -227,4 +228,19 @@ wal_first_record(const uint8 *data, uint32 segment_size, XLogRecPtr base)
 			return base + at + XLogPageHeaderSize(&h) + rest;
 	}
 	return InvalidXLogRecPtr;
+}
+
+XLogRecPtr
+wal_whole_until(const uint8 *data, size_t n, const char *sysid, TimeLineID timeline, uint32 segment_size,
+				XLogRecPtr base)
+{
+	XLogRecPtr	first = wal_first_record(data, segment_size, base);
+	WalCheck	c;
+	DrError		end;
+
+	if (first == InvalidXLogRecPtr || first > base + n)
+		return base;
+	wal_check_begin(&c, sysid, timeline, segment_size, first, base + segment_size);
+	(void) wal_check_segment(&c, data, &end);	/* what follows the last one is none */
+	return Max(c.ends, first > base + SizeOfXLogLongPHD ? first : base);
 }

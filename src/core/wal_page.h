@@ -27,6 +27,7 @@ typedef struct WalCheck
 	XLogRecPtr	at;				/* the next byte */
 	TimeLineID	page_timeline;	/* of the last page; they never go back */
 	XLogRecPtr	before;			/* where the record before begins; 0: not known */
+	XLogRecPtr	ends;			/* the same record; its last byte is before that */
 	uint64		records;
 
 	/* of the record that is under way */
@@ -66,5 +67,13 @@ extern bool wal_check_pages(const uint8 *data, const char *sysid, TimeLineID tim
  * one; InvalidXLogRecPtr: one from before takes all of it.
  */
 extern XLogRecPtr wal_first_record(const uint8 *data, uint32 segment_size, XLogRecPtr base);
+
+/*
+ * Where the last whole record ends of a segment that begins at "base", of which n
+ * bytes were written and the others are zeros; base: there is none.  One that began
+ * before the segment counts, though its checksum can't be looked at.
+ */
+extern XLogRecPtr wal_whole_until(const uint8 *data, size_t n, const char *sysid, TimeLineID timeline,
+								  uint32 segment_size, XLogRecPtr base);
 
 #endif							/* PGDR_WAL_PAGE_H */

@@ -17,12 +17,14 @@
 #include <unistd.h>
 
 #include "core/step.h"
+#include "flow/tail_claim.h"
 
 #define PIECES_AT_ONCE		4
 #define PIECES_OF_A_SEGMENT	1024	/* then a new incarnation begins, so that readers have few to fetch */
 #define PENDING_MAX			(64 * 1024 * 1024)
 #define MESSAGE_MAX			(16 * XLOG_BLCKSZ)	/* the walsender's */
 #define LOOK_EVERY_US		1000000	/* at pg_wal, while something in it is not archived */
+#define OTHERS_EVERY_US		10000000	/* for a newer incarnation, while pieces are stored */
 
 typedef enum PieceState
 {
@@ -70,6 +72,7 @@ struct Tail
 	XLogRecPtr	archived_end;	/* of the last segment that the archiver told of, or of what is before the first */
 	XLogRecPtr	settled;		/* everything before is archived */
 	int64		look_at;		/* when to look again how far that is */
+	int64		look_for_others_at; /* L7 */
 	XLogRecPtr	taken_end;		/* L6: of the last segment that was archived when we began */
 
 	int			interval_ms;
@@ -202,6 +205,34 @@ store_piece(Tail *t, Piece *p, WalWorkspace *space, DrError *err)
 	return true;
 }
 
+/* L7, after a piece was stored. */
+static bool
+is_ours_still(Tail *t, const Piece *p, DrError *err)
+{
+	int64		now = monotonic_now();
+	TailName	newer;
+	bool		look;
+	bool		ours;
+
+	pthread_mutex_lock(&t->lock);
+	look = t->look_for_others_at <= now;
+	if (look)
+		t->look_for_others_at = now + OTHERS_EVERY_US;
+	pthread_mutex_unlock(&t->lock);
+	if (!look)
+		return true;
+	if (!tail_find_newer(&t->o, &p->name, &newer, err))
+		return false;
+	pthread_mutex_lock(&t->lock);
+	ours = newer.incarnation <= t->incarnation; /* none, or begun by us meanwhile */
+	pthread_mutex_unlock(&t->lock);
+	if (ours)
+		return true;
+	tail_refuse(err, t->tli);
+	return dr_detail(err, "Somebody else began incarnation %u in segment \"%s\"; this server's is %u.",
+					 newer.incarnation, newer.segment, p->name.incarnation);
+}
+
 /* The lock is held.  L1. */
 static void
 advance(Tail *t)
@@ -260,7 +291,7 @@ run_piece(Tail *t, Piece *p, WalWorkspace *space)
 
 	p->state = PIECE_RUNS;
 	pthread_mutex_unlock(&t->lock);
-	ok = store_piece(t, p, space, &p->err);
+	ok = store_piece(t, p, space, &p->err) && is_ours_still(t, p, &p->err);
 	pthread_mutex_lock(&t->lock);
 	if (ok)
 		piece_is_stored(t, p);
@@ -451,10 +482,8 @@ tail_caught_up(Tail *t, DrError *err)
 		return true;
 	wal_segment_name(segment, t->tli, t->taken_end / t->o.segment_size - 1, t->o.segment_size);
 	lsn_format(lsn, t->received);
-	dr_error(err, DR_CONFLICT, "the repository has WAL of timeline %u that this server has not written", t->tli);
-	dr_detail(err, "Segment \"%s\" is archived, and the server has come to %s.", segment, lsn);
-	return dr_hint(err, "Either two servers write the same timeline: stop the one that should not. Or this one was set "
-				   "back to an earlier state: promote it, so that it goes on with a timeline of its own.");
+	tail_refuse(err, t->tli);
+	return dr_detail(err, "Segment \"%s\" is archived, and the server has come to %s.", segment, lsn);
 }
 
 /* ---- out ---- */
@@ -631,12 +660,13 @@ note_archived(Tail *t, const char *name)
 
 /*
  * The incarnations that are there already, from this segment on and a little
- * before: we are the next one, and what they left is known for removal.
+ * before: we are the next one (L7), and what they left is known for removal.
  */
 static bool
 find_incarnation(Tail *t, uint64 segno, DrError *err)
 {
 	char		segment[25];
+	char		first[25];
 	Listing		l;
 
 	wal_segment_name(segment, t->tli, segno - Min(segno, WAL_WINDOW), t->o.segment_size);
@@ -656,7 +686,8 @@ find_incarnation(Tail *t, uint64 segno, DrError *err)
 		remember(&t->stored, &t->n_stored, &name);
 	}
 	listing_free(&l);
-	return true;
+	wal_segment_name(first, t->tli, segno, t->o.segment_size);
+	return tail_is_ours(&t->o, t->tli, first, t->stored, t->n_stored, err);
 }
 
 static bool

@@ -325,8 +325,47 @@ $node->reload;
 $node->poll_query_until('postgres', q{SELECT state = 'off' FROM dr.tail()});
 is($node->safe_psql('postgres', 'SELECT count(*) FROM pg_stat_replication'), 0, 'an interval of 0: no tail');
 
-# --- a server that was set back: the repository has more of its timeline than it has written
+# --- a server that was set back within the open segment: a new incarnation would hide, and remove, what it lost
 $node->append_conf('postgresql.conf', 'pg_dr.wal_ship_interval = 200ms');
+$node->reload;
+sub exchange
+{
+	my ($from, $to) = @_;
+	rename $node->data_dir, $node->data_dir . $to or die $!;
+	rename $node->data_dir . $from, $node->data_dir or die $!;
+	return;
+}
+$node->poll_query_until('postgres', q{SELECT state = 'streaming' FROM dr.tail()});
+$ledger->add(3);
+wait_shipped();
+$node->stop('immediate');
+system_or_bail('cp', '-a', $node->data_dir, $node->data_dir . '.older');
+$node->start;
+$node->poll_query_until('postgres', q{SELECT state = 'streaming' FROM dr.tail()});
+$ledger->add(3);
+wait_shipped();
+my $open = $node->safe_psql('postgres', 'SELECT pg_walfile_name(pg_current_wal_lsn())');
+$node->stop('immediate');
+exchange('.older', '.newer');
+my @shipped = pieces();
+$offset = -s $node->logfile;
+$node->start;
+$node->wait_for_log(qr/could not ship the tail.*has not written.*Of segment "$open" it has records up to.*promote it/s, $offset);
+pass('a server that was set back within the open segment is told so');
+sleep 2;
+is(join(' ', pieces()), join(' ', @shipped), 'and leaves what it lost');
+my $found = $node->restored('set_back');
+is($ledger->missing($found), 0, 'which can be restored');
+$found->teardown_node;
+$node->stop('immediate');
+exchange('.newer', '.older');
+system_or_bail('rm', '-rf', $node->data_dir . '.older');
+$node->start;
+$node->poll_query_until('postgres', q{SELECT state = 'streaming' FROM dr.tail()});
+wait_shipped();
+pass('the one that has it goes on');
+
+# --- a server that was set back: the repository has more of its timeline than it has written
 $node->stop;
 system_or_bail('cp', '-a', $node->data_dir, $node->data_dir . '.older');
 $node->start;
@@ -344,5 +383,34 @@ like($node->safe_psql('postgres', q{SELECT status || detail FROM dr_status WHERE
 sleep 2;
 is(join(' ', pieces()), join(' ', @before), 'and it ships nothing');
 $node->stop('immediate');
+
+# --- a copy of a server that lives, in the same repository: it takes the tail over, and the server is told
+my $original = PgDr::Test->create('original', wal_segsize => 1, conf => "pg_dr.wal_ship_interval = 200ms\nautovacuum = off\n");
+$original->full_backup;
+$original->poll_query_until('postgres', q{SELECT durable >= pg_current_wal_flush_lsn() FROM dr.tail()});
+my $clone = PgDr::Test->new('clone');
+my @family = $original->family;
+kill 'STOP', @family;
+system_or_bail('cp', '-a', $original->data_dir, $clone->data_dir);
+unlink $clone->data_dir . '/postmaster.pid';
+$clone->own_address;
+$clone->start;
+$clone->poll_query_until('postgres', q{SELECT durable >= pg_current_wal_flush_lsn() FROM dr.tail()});
+pass('a copy of a server ships, while that does nothing');
+$offset = -s $original->logfile;
+kill 'CONT', @family;
+$original->safe_psql('postgres', 'CREATE TABLE t (a int)');
+wait_until('it is told', sub {
+		$original->safe_psql('postgres', 'INSERT INTO t VALUES (1)');
+		return substr(slurp_file($original->logfile), $offset) =~ /could not ship the tail.*has not written.*Somebody else began incarnation/s });
+like($original->safe_psql('postgres', q{SELECT status || detail FROM dr_status WHERE concern = 'recovery_point'}), qr/^warning.*has not written/, 'once it writes, it is told');
+$clone->stop('immediate');
+$original->wait_archived;
+$original->safe_psql('postgres', 'INSERT INTO t VALUES (2)');
+$original->poll_query_until('postgres', q{SELECT durable >= pg_current_wal_flush_lsn() FROM dr.tail()});
+pass('the copy is stopped, the segment archived: it ships again');
+my $again = $original->restored('again');
+is($again->checksums, $original->checksums, 'and all of it can be restored');
+$_->stop('immediate') for $again, $original;
 
 done_testing();

@@ -1,6 +1,7 @@
 /*
  * tail_test.c
- *	  The tail before a store that takes its time.
+ *	  The tail before a store that takes its time, and before one that somebody
+ *	  else wrote to.
  */
 #include "unit.h"
 
@@ -9,8 +10,10 @@
 
 #include "flow/tail.h"
 #include "scratch.h"
+#define TIMELINE	1
+#include "wal_make.h"
 
-#define SEG (1024 * 1024)
+#define SEG SEGMENT
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t go = PTHREAD_COND_INITIALIZER;
@@ -51,21 +54,24 @@ wait_there(void)
 	return n;
 }
 
+static WalSource
+source_of(Repository *repo)
+{
+	return (WalSource) {.repo = repo,.sysid = SYSID,.data_directory = top,.segment_size = SEG,.level = 1};
+}
+
 /* Commits wait: a segment's end goes to the repository by a piece, not by the archiver, however slow the store is. */
 static void
 test_end_waits_for_a_piece(void **state)
 {
 	static uint8 zeros[SEG];
 	Repository	repo = new_repository();
-	WalSource	source = {.repo = &repo,.sysid = "7",.data_directory = top,.segment_size = SEG,.level = 1};
+	WalSource	source = source_of(&repo);
 	TailStatus	status;
 	XLogRecPtr	at;
 	DrError		err;
-	char		path[96];
 	Tail	   *t;
 
-	snprintf(path, sizeof(path), "%s/pg_wal", top);
-	assert_int_equal(mkdir(path, 0700), 0);
 	store = repo.store->ops;
 	slow = *store;
 	slow.put = slow_put;
@@ -107,10 +113,183 @@ test_end_waits_for_a_piece(void **state)
 	assert_int_equal(status.durable, 6 * SEG);
 }
 
+/* ---- somebody else's ---- */
+
+#define NAME	"000000010000000000000005"
+
+/* The server's own file of segment BASE: so much of what was made. */
+static void
+write_own(size_t n)
+{
+	char		path[128];
+	FILE	   *file;
+
+	snprintf(path, sizeof(path), "%s/pg_wal/" NAME, top);
+	file = fopen(path, "w");
+	assert_non_null(file);
+	assert_int_equal(fwrite(wal, 1, n, file), n);
+	assert_int_equal(fclose(file), 0);
+}
+
+static void
+put_piece(Repository *repo, const char *segment, uint32 incarnation, const uint8 *data, size_t n)
+{
+	TailName	tail = {.incarnation = incarnation};
+	WalWorkspace space;
+	Bytes		plain = {.data = (uint8 *) data,.len = n};
+	ObjectName	name;
+	uint8		hash[32];
+	DrError		err;
+
+	strcpy(tail.segment, segment);
+	name_tail(name, SYSID, &tail);
+	wal_workspace_init(&space, 1);
+	assert_ok(wal_seal(repo, &space, &plain, name, &err), err);
+	assert_int_equal(repository_put(repo, &space.sealed, name, hash, &err), STORE_OK);
+	wal_workspace_free(&space);
+}
+
+/* So many records, the last of which takes three pages. */
+static void
+make_records(int n)
+{
+	memset(wal, 0, sizeof(wal));
+	at = BASE;
+	before = 0;
+	n_records = 0;
+	page_header(0);
+	while (n_records < n - 1)
+		record(150, 10, 0);
+	record(20000, 10, 0);
+}
+
+/* Where the server begins when it has come to the end of these records. */
+static bool
+begins(Repository *repo, XLogRecPtr flushed, DrError *err)
+{
+	WalSource	source = source_of(repo);
+	XLogRecPtr	from;
+
+	return tail_new(&source, TIMELINE, flushed, &from, err) != NULL;
+}
+
+/* What an older incarnation has is the server's, but for an unfinished record; or the server is another one. */
+static void
+test_set_back(void **state)
+{
+	Repository	repo = new_repository();
+	DrError		err;
+	size_t		whole;
+
+	make_records(50);
+	whole = ends[49] - BASE;
+	put_piece(&repo, NAME, 1, wal, whole);
+	write_own(SEG);
+	assert_ok(begins(&repo, ends[49], &err), err);
+
+	/* The server has gone on, and not shipped it. */
+	record(100, 10, 0);
+	write_own(SEG);
+	assert_ok(begins(&repo, at, &err), err);
+
+	/* It lacks the last record: nothing is there, or something else. */
+	make_records(49);
+	write_own(starts[48] - BASE);
+	assert_false(begins(&repo, starts[48], &err));
+	assert_int_equal(err.code, DR_CONFLICT);
+	assert_non_null(strstr(err.message, "has not written"));
+	assert_non_null(strstr(err.detail, NAME));
+	record(300, 10, 0);
+	write_own(SEG);
+	assert_false(begins(&repo, at, &err));
+	assert_int_equal(err.code, DR_CONFLICT);
+
+	/* Only what a crash leaves differs: the beginning of a record, whose end was not shipped. */
+	repo = new_repository();
+	make_records(50);
+	put_piece(&repo, NAME, 1, wal, whole - 1);
+	record(100, 10, 0);
+	at = starts[49];
+	before = starts[48];
+	n_records = 49;
+	memset(wal + (at - BASE), 0, sizeof(wal) - (at - BASE));
+	record(200, 10, 0);
+	write_own(SEG);
+	assert_ok(begins(&repo, at, &err), err);
+
+	/* A reader can't use what is there: nothing is lost by beginning anew. */
+	repo = new_repository();
+	put_piece(&repo, NAME, 1, (const uint8 *) "no WAL", 6);
+	assert_ok(begins(&repo, at, &err), err);
+
+	/* And of a segment to which this server has not come. */
+	repo = new_repository();
+	make_records(50);
+	write_own(SEG);
+	at = BASE + SEG;
+	record(100, 10, 0);
+	put_piece(&repo, "000000010000000000000006", 1, wal + SEG, at - BASE - SEG);
+	assert_false(begins(&repo, ends[49], &err));
+	assert_int_equal(err.code, DR_CONFLICT);
+}
+
+/* Somebody else begins a newer incarnation: what is shipped from then on is not called durable. */
+static void
+test_taken_over(void **state)
+{
+	for (int taken = 0; taken < 3; taken++)
+	{
+		Repository	repo = new_repository();
+		WalSource	source = source_of(&repo);
+		TailStatus	status;
+		XLogRecPtr	from;
+		DrError		err;
+		Tail	   *t;
+
+		make_records(50);
+		write_own(SEG);
+		t = tail_new(&source, TIMELINE, BASE, &from, &err);
+		assert_non_null(t);
+		if (taken > 0)			/* of this segment, or only of the next */
+			put_piece(&repo, taken == 1 ? NAME : "000000010000000000000006", 3, wal, 1000);
+		tail_pace(t, 1000, true);
+		assert_ok(tail_ship(t, &err), err);
+		assert_ok(tail_feed(t, from, wal, ends[49] - BASE, &err), err);
+		do
+		{
+			usleep(1000);
+			tail_status(t, &status);
+		} while (tail_ship(t, &err) && status.durable < ends[49]);
+		if (taken == 0)
+			assert_int_equal(status.durable, ends[49]);
+		else
+		{
+			assert_true(status.durable < ends[49]);
+			assert_int_equal(err.code, DR_CONFLICT);
+			assert_non_null(strstr(err.detail, "Somebody else began incarnation 3"));
+		}
+	}
+}
+
+static int
+make_data_directory(void **state)
+{
+	char		path[96];
+
+	if (make_top(state) != 0)
+		return -1;
+	snprintf(path, sizeof(path), "%s/pg_wal", top);
+	return mkdir(path, 0700);
+}
+
 int
 main(void)
 {
-	const struct CMUnitTest tests[] = {cmocka_unit_test(test_end_waits_for_a_piece)};
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_end_waits_for_a_piece),
+		cmocka_unit_test(test_set_back),
+		cmocka_unit_test(test_taken_over),
+	};
 
-	return cmocka_run_group_tests(tests, make_top, remove_top);
+	return cmocka_run_group_tests(tests, make_data_directory, remove_top);
 }

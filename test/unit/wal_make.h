@@ -24,6 +24,7 @@ static uint8 wal[SEGMENTS * SEGMENT];
 static XLogRecPtr at;
 static XLogRecPtr before;
 static XLogRecPtr starts[20000];
+static XLogRecPtr ends[20000];	/* behind the last byte, not aligned */
 static int	n_records;
 
 static void
@@ -59,6 +60,7 @@ append(const uint8 *data, uint32 n)
 		data += part;
 		n -= part;
 	}
+	ends[n_records - 1] = at;
 	at = MAXALIGN64(at);
 }
 

@@ -195,6 +195,31 @@ test_first_record(void **state)
 	assert_int_equal(wal_first_record(wal + SEGMENT, SEGMENT, base), InvalidXLogRecPtr);
 }
 
+/* However much of a segment was written: up to the last record of which all was. */
+static void
+test_whole_until(void **state)
+{
+	static uint8 part[SEGMENT];
+	make_wal();
+	for (int s = 0; s < 2; s++)
+	{
+		XLogRecPtr	begin = BASE + s * SEGMENT;
+		XLogRecPtr	first = wal_first_record(wal + s * SEGMENT, SEGMENT, begin);
+
+		for (uint32 n = 0; n < SEGMENT; n += 1000)
+		{
+			XLogRecPtr	expected = s > 0 && first <= begin + n ? first : begin;
+
+			memset(part, 0, SEGMENT);
+			memcpy(part, wal + s * SEGMENT, n);
+			for (int i = 0; i < n_records && ends[i] <= begin + n; i++)
+				if (starts[i] >= begin)
+					expected = ends[i];
+			assert_int_equal(wal_whole_until(part, n, SYSID, TIMELINE, SEGMENT, begin), expected);
+		}
+	}
+}
+
 int
 main(void)
 {
@@ -204,6 +229,7 @@ main(void)
 		cmocka_unit_test(test_structure),
 		cmocka_unit_test(test_overwritten),
 		cmocka_unit_test(test_first_record),
+		cmocka_unit_test(test_whole_until),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -254,12 +254,19 @@ sub wait_archived
 	return $segment;
 }
 
+# Every process of the server.
+sub family
+{
+	my ($self) = @_;
+	return $self->{_pid} ? ($self->{_pid}, descendants($self->{_pid})) : ();
+}
+
 # kill -9 of the postmaster; returns when every process of the server is gone.  A machine that went down
 # leaves neither a zombie, which would look like a running server to the next one, nor shared memory.
 sub machine_dies
 {
 	my ($self) = @_;
-	my @family = $self->{_pid} ? ($self->{_pid}, descendants($self->{_pid})) : ();
+	my @family = $self->family;
 	my $pid_file = $self->data_dir . '/postmaster.pid';
 	my $memory = -e $pid_file && (split /\n/, PostgreSQL::Test::Utils::slurp_file($pid_file))[6];
 	$self->kill9;
