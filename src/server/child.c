@@ -615,12 +615,19 @@ check_stopping(TimestampTz asked)
 			 errdetail("It stays in pg_wal and is archived after the next start.")));
 }
 
+/* To compress and store a segment of 1 GB takes its time; one of the usual size does not. */
+static int
+archiver_patience(void)
+{
+	return ARCHIVER_SILENCE_MS * Max(wal_segment_size / (64 * 1024 * 1024), 1);
+}
+
 void
 dr_child_finish(DrChild *child, DrEventHandler handler, void *arg, DrEvent *done)
 {
 	TimestampTz asked = GetCurrentTimestamp();
 	TimestampTz heard = asked;
-	int			patience_ms = MyBackendType == B_ARCHIVER ? ARCHIVER_SILENCE_MS : SILENCE_TIMEOUT_MS;
+	int			patience_ms = MyBackendType == B_ARCHIVER ? archiver_patience() : SILENCE_TIMEOUT_MS;
 
 	for (;;)
 	{
