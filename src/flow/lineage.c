@@ -283,6 +283,23 @@ lineage_unchanged(Repository *repo, const char *sysid, uint32 generation, DrErro
 }
 
 bool
+lineage_written_at(Repository *repo, const char *sysid, uint32 generation, int64 *at, DrError *err)
+{
+	ObjectName	name;
+	Bytes		raw = {0};
+	SealHeader	header = {0};
+	uint8	   *content;
+	size_t		n;
+	StoreResult r;
+
+	name_lineage(name, sysid, generation);
+	r = repository_get(repo, name, SMALL_OBJECT_MAX, &raw, &header, &content, &n, err);
+	*at = header.created;
+	bytes_free(&raw);
+	return r == STORE_OK;
+}
+
+bool
 lineage_adopt(Repository *repo, const char *sysid, const char *data_directory,
 			  uint32 *generation, DrError *err)
 {

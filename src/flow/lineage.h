@@ -36,6 +36,9 @@ extern bool lineage_require(Repository *repo, const char *sysid, const char *dat
  */
 extern bool lineage_unchanged(Repository *repo, const char *sysid, uint32 generation, DrError *err);
 
+/* When this generation began; see time_now. */
+extern bool lineage_written_at(Repository *repo, const char *sysid, uint32 generation, int64 *at, DrError *err);
+
 /* Make this cluster the writer from now on. */
 extern bool lineage_adopt(Repository *repo, const char *sysid, const char *data_directory,
 						  uint32 *generation, DrError *err);

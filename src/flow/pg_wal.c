@@ -199,3 +199,23 @@ pg_wal_store_received(const WalSource *source, TimeLineID tli, XLogRecPtr limit,
 	history_free(&h);
 	return ok;
 }
+
+bool
+pg_wal_is_current(const WalSource *source, TimeLineID tli)
+{
+	char	   *path = psprintf("%s/pg_wal", source->data_directory);
+	DIR		   *dir = opendir(path);
+	struct dirent *entry;
+	bool		current = dir != NULL;
+
+	while (current && (entry = readdir(dir)) != NULL)
+	{
+		WalFile		wal;
+
+		current = !wal_file_parse(entry->d_name, &wal) || wal.kind != KIND_HISTORY || wal.timeline <= tli;
+	}
+	if (dir != NULL)
+		closedir(dir);
+	pfree(path);
+	return current;
+}

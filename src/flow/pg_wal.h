@@ -16,6 +16,7 @@ typedef struct WalSource
 	const char *sysid;
 	const char *data_directory;
 	uint32		segment_size;
+	uint32		lineage;		/* generation by which it is the writer */
 	int			level;
 	bool		(*may_store) (void *arg, DrError *err); /* asked before each object, by any thread */
 	void	   *arg;
@@ -38,5 +39,11 @@ extern XLogRecPtr pg_wal_archived_until(const WalSource *source, TimeLineID tli,
  */
 extern bool pg_wal_store_received(const WalSource *source, TimeLineID tli, XLogRecPtr limit,
 								  int *stored, DrError *err);
+
+/*
+ * Is this the timeline that the server writes?  No, when pg_wal has the history of a
+ * later one: then the unfinished segment of this one has another name now.
+ */
+extern bool pg_wal_is_current(const WalSource *source, TimeLineID tli);
 
 #endif							/* PGDR_PG_WAL_H */

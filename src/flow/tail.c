@@ -72,7 +72,8 @@ struct Tail
 	XLogRecPtr	archived_end;	/* of the last segment that the archiver told of, or of what is before the first */
 	XLogRecPtr	settled;		/* everything before is archived */
 	int64		look_at;		/* when to look again how far that is */
-	int64		look_for_others_at; /* L7 */
+	int64		claimed_at;		/* L7: when it was ours, before the first piece */
+	int64		look_for_others_at;
 	XLogRecPtr	taken_end;		/* L6: of the last segment that was archived when we began */
 
 	int			interval_ms;
@@ -205,11 +206,24 @@ store_piece(Tail *t, Piece *p, WalWorkspace *space, DrError *err)
 	return true;
 }
 
+/* L7, before a piece is stored.  The first one may have waited for the archiver, the others count for nothing without it. */
+static bool
+may_begin(Tail *t, const Piece *p, DrError *err)
+{
+	bool		claimed;
+
+	pthread_mutex_lock(&t->lock);
+	claimed = t->total_pieces > 0 || monotonic_now() - t->claimed_at < OTHERS_EVERY_US;
+	pthread_mutex_unlock(&t->lock);
+	return claimed || p->name.offset > 0 || tail_is_ours(&t->o, t->tli, p->begin / t->o.segment_size, err);
+}
+
 /* L7, after a piece was stored. */
 static bool
-is_ours_still(Tail *t, const Piece *p, DrError *err)
+is_ours_still(Tail *t, DrError *err)
 {
 	int64		now = monotonic_now();
+	TailName	than = {0};
 	TailName	newer;
 	bool		look;
 	bool		ours;
@@ -218,19 +232,22 @@ is_ours_still(Tail *t, const Piece *p, DrError *err)
 	look = t->look_for_others_at <= now;
 	if (look)
 		t->look_for_others_at = now + OTHERS_EVERY_US;
+	wal_segment_name(than.segment, t->tli, Max(t->settled, t->first_segment) / t->o.segment_size, t->o.segment_size);
+	than.incarnation = t->incarnation;
 	pthread_mutex_unlock(&t->lock);
 	if (!look)
 		return true;
-	if (!tail_find_newer(&t->o, &p->name, &newer, err))
+	if (!tail_find_newer(&t->o, &than, &newer, err))
 		return false;
 	pthread_mutex_lock(&t->lock);
 	ours = newer.incarnation <= t->incarnation; /* none, or begun by us meanwhile */
 	pthread_mutex_unlock(&t->lock);
 	if (ours)
 		return true;
-	tail_refuse(err, t->tli);
-	return dr_detail(err, "Somebody else began incarnation %u in segment \"%s\"; this server's is %u.",
-					 newer.incarnation, newer.segment, p->name.incarnation);
+	dr_error(err, DR_CONFLICT, "another server ships the tail of timeline %u to this repository", t->tli);
+	dr_detail(err, "It has begun incarnation %u in segment \"%s\"; this server's is %u.",
+			  newer.incarnation, newer.segment, than.incarnation);
+	return dr_hint(err, "Call dr_adopt() on the one that is to go on, then stop the other.");
 }
 
 /* The lock is held.  L1. */
@@ -291,7 +308,7 @@ run_piece(Tail *t, Piece *p, WalWorkspace *space)
 
 	p->state = PIECE_RUNS;
 	pthread_mutex_unlock(&t->lock);
-	ok = store_piece(t, p, space, &p->err) && is_ours_still(t, p, &p->err);
+	ok = may_begin(t, p, &p->err) && store_piece(t, p, space, &p->err) && is_ours_still(t, &p->err);
 	pthread_mutex_lock(&t->lock);
 	if (ok)
 		piece_is_stored(t, p);
@@ -482,8 +499,11 @@ tail_caught_up(Tail *t, DrError *err)
 		return true;
 	wal_segment_name(segment, t->tli, t->taken_end / t->o.segment_size - 1, t->o.segment_size);
 	lsn_format(lsn, t->received);
-	tail_refuse(err, t->tli);
-	return dr_detail(err, "Segment \"%s\" is archived, and the server has come to %s.", segment, lsn);
+	dr_error(err, DR_CONFLICT, "the repository has WAL of timeline %u that this server has not written", t->tli);
+	dr_detail(err, "Segment \"%s\" is archived, and the server has come to %s.", segment, lsn);
+	return dr_hint(err, "If another server writes the same timeline, stop the one that should not. If this one was set back to an "
+				   "earlier state, restore from the repository, which has what it lost; or stop it, create standby.signal, "
+				   "start it and promote it, so that it goes on with a timeline of its own.");
 }
 
 /* ---- out ---- */
@@ -666,7 +686,6 @@ static bool
 find_incarnation(Tail *t, uint64 segno, DrError *err)
 {
 	char		segment[25];
-	char		first[25];
 	Listing		l;
 
 	wal_segment_name(segment, t->tli, segno - Min(segno, WAL_WINDOW), t->o.segment_size);
@@ -686,8 +705,8 @@ find_incarnation(Tail *t, uint64 segno, DrError *err)
 		remember(&t->stored, &t->n_stored, &name);
 	}
 	listing_free(&l);
-	wal_segment_name(first, t->tli, segno, t->o.segment_size);
-	return tail_is_ours(&t->o, t->tli, first, t->stored, t->n_stored, err);
+	t->claimed_at = monotonic_now();
+	return tail_is_ours(&t->o, t->tli, segno, err);
 }
 
 static bool

@@ -20,9 +20,10 @@
  *		be, because another server took its name.
  *	L6	No piece is begun before the end of what was archived when the incarnation
  *		began: no reader would look at it.
- *	L7	An incarnation begins only where this server has every whole record that
- *		the one before has shipped; and no piece is called durable while a newer one
- *		of somebody else was seen, for which is looked every ten seconds.
+ *	L7	The first piece is stored only where this server had, ten seconds ago at most,
+ *		every whole record that older incarnations had shipped; and none is called
+ *		durable when a newer one, of somebody else, was seen, for which is looked every
+ *		ten seconds.
  *
  * A crash leaves pieces; the next incarnation begins the segment anew, and removes them.
  *
@@ -47,8 +48,8 @@ typedef struct TailStatus
 
 /*
  * Ship from the segment on that holds "flushed", where the server's flush
- * pointer is now; *from is where to begin to feed.  NULL: err says why; DR_CONFLICT
- * is L7.
+ * pointer is now; *from is where to begin to feed.
+ * NULL: err says why.
  */
 extern Tail *tail_new(const WalSource *source, TimeLineID tli, XLogRecPtr flushed,
 					  XLogRecPtr *from, DrError *err);

@@ -13,20 +13,14 @@
 #include <unistd.h>
 
 #include "core/wal_page.h"
+#include "flow/lineage.h"
 #include "flow/wal_serve.h"
 
 #define THREADS			4
+#define LATECOMERS_US	60000000	/* another server learns a moment later that this one was adopted */
 #define READ_AT_ONCE	(256 * 1024)
 
-bool
-tail_refuse(DrError *err, TimeLineID tli)
-{
-	dr_error(err, DR_CONFLICT, "the repository has WAL of timeline %u that this server has not written", tli);
-	return dr_hint(err, "Either two servers write the same timeline: stop the one that should not. Or this one was set "
-				   "back to an earlier state: promote it, so that it goes on with a timeline of its own.");
-}
-
-/* ---- before the first piece ---- */
+/* ---- before anything is stored ---- */
 
 static size_t
 common_length(const uint8 *a, const uint8 *b, size_t n)
@@ -69,52 +63,110 @@ count_common(const char *path, const uint8 *data, size_t n, size_t *common, DrEr
 	return r >= 0;
 }
 
-/* n bytes of plain were written; the others are zeros. */
 static bool
-has_whole_records(const WalSource *source, TimeLineID tli, const char *segment, const Bytes *plain, size_t n,
-				  DrError *err)
+refuse(const char *segment, XLogRecPtr whole, XLogRecPtr differs, DrError *err)
 {
-	char	   *path = psprintf("%s/pg_wal/%s", source->data_directory, segment);
 	char		until[LSN_TEXT_MAX];
 	char		from[LSN_TEXT_MAX];
+
+	lsn_format(until, whole);
+	lsn_format(from, differs);
+	dr_error(err, DR_CONFLICT, "the repository has WAL that this server has not written");
+	dr_detail(err, "It has records of unfinished segment \"%s\" up to %s; this server's file differs from %s on.",
+			  segment, until, from);
+	return dr_hint(err, "If another server writes the same timeline, call dr_adopt() on the one that is to go on, then stop the other. "
+				   "If this one was set back to an earlier state, restore from the repository, which has what it lost; "
+				   "to give that up, call dr_adopt().");
+}
+
+/* So many bytes of the segment were shipped; the others are zeros. */
+static bool
+has_whole_records(const WalSource *source, const char *segment, const Bytes *plain, size_t n, DrError *err)
+{
+	char	   *path = psprintf("%s/pg_wal/%s", source->data_directory, segment);
+	size_t		common;
+	bool		ok = count_common(path, plain->data, n, &common, err);
 	WalFile		wal;
 	XLogRecPtr	base;
 	XLogRecPtr	whole;
-	size_t		common;
-	bool		ok = count_common(path, plain->data, n, &common, err);
 
 	pfree(path);
-	if (!ok || !wal_file_parse(segment, &wal))
-		return false;
+	if (!ok || common == n)
+		return ok;
+	wal_file_parse(segment, &wal);
 	base = wal_segment_number(&wal, source->segment_size) * source->segment_size;
-	whole = wal_whole_until(plain->data, n, source->sysid, tli, source->segment_size, base);
-	if (whole <= base + common)
+	whole = wal_whole_until(plain->data, n, source->sysid, wal.timeline, source->segment_size, base);
+	return whole <= base + common || refuse(segment, whole, base + common, err);
+}
+
+/* The first time that a server writes nobody gives up anything by. */
+static bool
+given_up(const WalSource *source, int64 stored_at, bool *given, DrError *err)
+{
+	int64		adopted_at = 0;
+
+	*given = false;
+	if (source->lineage <= 1)
 		return true;
-	tail_refuse(err, tli);
-	lsn_format(until, whole);
-	lsn_format(from, base + common);
-	return dr_detail(err, "Of segment \"%s\" it has records up to %s; this server's file differs from %s on.", segment, until, from);
+	if (!lineage_written_at(source->repo, source->sysid, source->lineage, &adopted_at, err))
+		return false;
+	*given = stored_at < adopted_at + LATECOMERS_US;
+	return true;
+}
+
+/* It has been archived meanwhile, and the server's file may be gone. */
+static bool
+is_archived(const WalSource *source, const char *segment, bool *archived, DrError *err)
+{
+	Bytes		plain = {0};
+	SealHeader	header;
+	StoreResult r = wal_fetch(source->repo, source->sysid, segment, &plain, &header, err);
+
+	bytes_free(&plain);
+	*archived = r == STORE_OK;
+	return r == STORE_OK || r == STORE_ABSENT;
+}
+
+/* They differ: is that of no importance?  Else err is to stay. */
+static bool
+does_not_matter(const WalSource *source, const char *segment, int64 stored_at, DrError *err)
+{
+	bool		so;
+	DrError		failed;
+
+	if (given_up(source, stored_at, &so, &failed) && !so && is_archived(source, segment, &so, &failed) && !so)
+		return false;
+	if (!so)
+		*err = failed;
+	return so;
 }
 
 static bool
-segment_is_ours(const WalSource *source, TimeLineID tli, const char *segment, DrError *err)
+another_length(const char *segment, DrError *err)
+{
+	dr_error(err, DR_CONFLICT, "the repository has unfinished segment \"%s\" with another length of segments", segment);
+	return dr_hint(err, "If this server is to go on without what it holds, call dr_adopt().");
+}
+
+static bool
+segment_is_ours(const WalSource *source, const char *segment, DrError *err)
 {
 	WalServe	w = {.repo = source->repo,.sysid = source->sysid,.threads = THREADS,.segment_size = source->segment_size};
 	Bytes		plain = {0};
 	StoreResult r = wal_serve(&w, segment, &plain, err);
-	bool		ok = r != STORE_FAILED;
+	bool		ok = r == STORE_ABSENT || (r == STORE_OK && w.archived);
 
-	if (r == STORE_OK && plain.len != source->segment_size)
+	if (r == STORE_OK && !ok)
 	{
-		tail_refuse(err, tli);
-		ok = dr_detail(err, "Its segment \"%s\" has " UINT64_FORMAT " bytes.", segment, (uint64) plain.len);
+		ok = plain.len == source->segment_size ? has_whole_records(source, segment, &plain, w.assembled.len, err) :
+			another_length(segment, err);
+		if (!ok && err->code == DR_CONFLICT)
+			ok = does_not_matter(source, segment, w.stored_at, err);
 	}
-	else if (r == STORE_OK)
-		ok = has_whole_records(source, tli, segment, &plain, w.assembled.len > 0 ? w.assembled.len : plain.len, err);
 	else if (r == STORE_FAILED && err->code == DR_DAMAGED)
 	{
 		/* To every reader, too: there is nothing that we could hide. */
-		fprintf(stderr, "could not read what is in the repository of unfinished segment \"%s\", and begin it anew: %s\n", segment, err->message);
+		fprintf(stderr, "unfinished segment \"%s\" is damaged in the repository and is begun anew: %s\n", segment, err->message);
 		ok = true;
 	}
 	bytes_free(&plain);
@@ -123,17 +175,26 @@ segment_is_ours(const WalSource *source, TimeLineID tli, const char *segment, Dr
 }
 
 bool
-tail_is_ours(const WalSource *source, TimeLineID tli, const char *from, const TailName *pieces, size_t n, DrError *err)
+tail_is_ours(const WalSource *source, TimeLineID tli, uint64 segno, DrError *err)
 {
-	for (size_t i = 0; i < n; i++)
-	{
-		const char *segment = pieces[i].segment;
-		bool		seen = i > 0 && strcmp(pieces[i - 1].segment, segment) == 0;
+	char		segment[25];
+	Listing		l;
+	TailName	name = {0};
+	bool		ok = true;
 
-		if (!seen && strcmp(segment, from) >= 0 && !segment_is_ours(source, tli, segment, err))
-			return false;
+	wal_segment_name(segment, tli, segno, source->segment_size);
+	if (!wal_list_after(source->repo, source->sysid, segment, &l, err))
+		return false;
+	segment[0] = '\0';
+	for (size_t i = 0; ok && i < l.n; i++)
+	{
+		if (!tail_name_parse(l.names[i], &name) || strcmp(name.segment, segment) == 0)
+			continue;
+		strcpy(segment, name.segment);
+		ok = segment_is_ours(source, segment, err);
 	}
-	return true;
+	listing_free(&l);
+	return ok;
 }
 
 /* ---- while pieces are shipped ---- */

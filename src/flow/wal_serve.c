@@ -274,6 +274,7 @@ get_archived(WalServe *w, const char *file, Bytes *plain, DrError *err)
 	SealHeader	header;
 	StoreResult r = wal_fetch(w->repo, w->sysid, file, plain, &header, err);
 
+	w->archived = r == STORE_OK;
 	if (r == STORE_OK && strlen(file) == 24)	/* no history, and no .partial */
 		w->segment_size = (uint32) plain->len;
 	return r;

@@ -30,6 +30,7 @@ typedef struct WalServe
 	const char *sysid;
 	int			threads;		/* that fetch pieces */
 	uint32		segment_size;	/* 0: not known yet */
+	bool		archived;		/* what was handed out last, not put together */
 
 	/* what was put together last: a standby asks for the same segment again and again */
 	TailName	tail;			/* incarnation 0: nothing */

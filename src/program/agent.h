@@ -34,9 +34,10 @@ typedef struct Agent
 	Repository	repo;
 	Frontier	frontier;
 	Ahead	   *ahead;			/* from the first file on */
-	pthread_mutex_t lineage_lock;	/* of the next two */
+	pthread_mutex_t lineage_lock;	/* of the next three */
 	uint32		lineage_generation;	/* that made us the writer */
 	int64		lineage_checked;	/* when nobody had been adopted yet; see monotonic_now; 0: never */
+	TimeLineID	claimed;		/* whose segments may be archived; see tail_claim.h; 0: none yet */
 	char		system_identifier[21];
 	uint32		wal_segment_size;
 	char	   *data_directory;
@@ -79,6 +80,9 @@ extern void volunteer_for_oom(void);
 
 /* Before something is stored, by any thread: has no other copy been adopted? */
 extern bool agent_may_store(void *agent, DrError *err);
+
+/* What is stored is this server's WAL. */
+extern WalSource agent_wal_source(Agent *a);
 
 /* agent_tail.c: a control line for the tail; false: it is none. */
 extern bool agent_tail_control(Agent *a, const char *op, json_t *request);

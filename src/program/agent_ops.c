@@ -11,7 +11,7 @@
 #include "flow/expire_mark.h"
 #include "flow/inventory.h"
 #include "flow/lineage.h"
-#include "flow/wal.h"
+#include "flow/tail_claim.h"
 
 #define LINEAGE_CHECK_US	1000000
 
@@ -163,6 +163,56 @@ agent_may_store(void *arg, DrError *err)
 	return ok;
 }
 
+WalSource
+agent_wal_source(Agent *a)
+{
+	return (WalSource) {.repo = &a->repo, .sysid = a->system_identifier, .data_directory = a->data_directory,
+		.segment_size = a->wal_segment_size, .lineage = a->lineage_generation, .level = a->level,
+		.may_store = agent_may_store, .arg = a};
+}
+
+/*
+ * The lock is held.  Before the first segment of the timeline that is written, and
+ * as far behind as others may be on their way: no request for each segment.
+ */
+static bool
+claim_timeline(Agent *a, const WalFile *wal, DrError *err)
+{
+	WalSource	source = agent_wal_source(a);
+	uint64		segno = wal_segment_number(wal, a->wal_segment_size);
+
+	if (wal->timeline <= a->claimed || !pg_wal_is_current(&source, wal->timeline))
+		return true;
+	if (!tail_is_ours(&source, wal->timeline, segno - Min(segno, WAL_WINDOW), err))
+		return false;
+	a->claimed = wal->timeline;
+	return true;
+}
+
+typedef struct Permission
+{
+	Agent	   *agent;
+	const char *file;
+} Permission;
+
+static bool
+may_archive(void *arg, DrError *err)
+{
+	Permission *p = arg;
+	Agent	   *a = p->agent;
+	WalFile		wal;
+	bool		ok;
+
+	if (!agent_may_store(a, err))
+		return false;
+	if (!wal_file_parse(p->file, &wal) || wal.kind != KIND_WAL)
+		return true;
+	pthread_mutex_lock(&a->lineage_lock);
+	ok = claim_timeline(a, &wal, err);
+	pthread_mutex_unlock(&a->lineage_lock);
+	return ok;
+}
+
 static bool
 join_check(void *arg, DrError *err)
 {
@@ -175,11 +225,12 @@ archive_checked(void *arg, WalWorkspace *space, const char *file, const char *pa
 				DrError *err)
 {
 	Agent	   *a = arg;
+	Permission	permission = {a, file};
 	Aside		check;
 	DrError		ignored;
 	bool		ok;
 
-	aside_start(&check, agent_may_store, a);
+	aside_start(&check, may_archive, &permission);
 	ok = wal_archive(&a->repo, space, a->system_identifier, file, path, join_check, &check, stored, err);
 	aside_join(&check, &ignored);	/* when it did not come that far */
 	return ok;

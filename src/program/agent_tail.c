@@ -159,8 +159,7 @@ static bool
 begin(Stream *s, const char *conninfo, int interval_ms, bool synchronous, XLogRecPtr *from, DrError *err)
 {
 	Agent	   *a = s->agent;
-	WalSource	o = {.repo = &a->repo, .sysid = a->system_identifier, .data_directory = a->data_directory,
-	.segment_size = a->wal_segment_size, .level = a->level, .may_store = agent_may_store, .arg = a};
+	WalSource	o = agent_wal_source(a);
 
 	s->replication = replication_open(conninfo, &s->source, err);
 	if (s->replication == NULL)

@@ -267,13 +267,20 @@ on_event(WalWorker *w, const DrEvent *event)
 		report_received(dr_event_int(event, "received"));
 		require_own_sender((int) dr_event_int(event, "pid"));
 		w->sender_pid = (int) dr_event_int(event, "pid");
-		w->backoff_ms = 0;
-		w->said[0] = '\0';
 		dr_tail_streaming(w->sender_pid);
 	}
 	else if (dr_event_is(event, "shipped"))
+	{
+		int64		pieces = dr_event_int(event, "pieces");
+
 		dr_tail_shipped(dr_event_lsn(event, "lsn"), dr_event_time(event, "waiting_since"),
-						dr_event_time(event, "shipped_at"), dr_event_int(event, "pieces"), dr_event_int(event, "bytes"));
+						dr_event_time(event, "shipped_at"), pieces, dr_event_int(event, "bytes"));
+		if (pieces > 0)			/* a stream alone is no success */
+		{
+			w->backoff_ms = 0;
+			w->said[0] = '\0';
+		}
+	}
 	else if (dr_event_is(event, "error"))
 		dr_event_raise(event);
 	else if (!dr_event_is(event, "held") && !dr_event_is(event, "alive"))

@@ -372,9 +372,26 @@ compare_entries(const void *a, const void *b)
 	return strcmp(*(char *const *) a, *(char *const *) b);
 }
 
-/* The entries of a directory, sorted, directories with a '/' behind; NULL-terminated. */
+/* Does its name sort up to "after", whether it is a directory or not? */
 static bool
-read_entries(FileStore *fs, const char *dir, char ***entries, size_t *n)
+is_before(const char *dir, const char *entry, const char *after)
+{
+	char	   *name;
+	bool		before;
+
+	if (after[0] == '\0')
+		return false;
+	name = psprintf("%s%s/", dir, entry);
+	before = strcmp(name, after) <= 0;
+	name[strlen(name) - 1] = '\0';
+	before = before && strcmp(name, after) <= 0;
+	pfree(name);
+	return before;
+}
+
+/* The entries of a directory behind "after", sorted, directories with a '/' behind. */
+static bool
+read_entries(FileStore *fs, const char *dir, const char *after, char ***entries, size_t *n)
 {
 	int			fd = openat(fs->rootfd, dir[0] == '\0' ? "." : dir,
 							O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
@@ -386,20 +403,18 @@ read_entries(FileStore *fs, const char *dir, char ***entries, size_t *n)
 	*n = 0;
 	if (d == NULL)
 		return errno == ENOENT || errno == ENOTDIR;
-	errno = 0;
-	while ((de = readdir(d)) != NULL)
+	while (errno = 0, (de = readdir(d)) != NULL)
 	{
 		struct stat st;
 		bool		is_dir = false;
 
-		if (de->d_name[0] == '.')
+		if (de->d_name[0] == '.' || is_before(dir, de->d_name, after))
 			continue;
 		if (fstatat(fd, de->d_name, &st, AT_SYMLINK_NOFOLLOW) == 0)
 			is_dir = S_ISDIR(st.st_mode);
 		if (*n == cap)
 			*entries = pg_realloc(*entries, sizeof(char *) * (cap = cap ? cap * 2 : 64));
 		(*entries)[(*n)++] = psprintf("%s%s", de->d_name, is_dir ? "/" : "");
-		errno = 0;
 	}
 	if (errno != 0)
 	{
@@ -455,7 +470,7 @@ file_list(Store *store, const char *prefix, const char *after, bool deep, StoreL
 
 	if (!root_in_place(store, err))
 		return false;
-	ok = read_entries(fs, prefix, &entries, &n);
+	ok = read_entries(fs, prefix, after, &entries, &n);
 	if (!ok)
 		io_error(err, "list", store, prefix);
 	for (size_t i = 0; i < n; i++)

@@ -8,7 +8,9 @@
 #include <pthread.h>
 #include <unistd.h>
 
+#include "flow/lineage.h"
 #include "flow/tail.h"
+#include "flow/tail_claim.h"
 #include "scratch.h"
 #define TIMELINE	1
 #include "wal_make.h"
@@ -163,14 +165,38 @@ make_records(int n)
 	record(20000, 10, 0);
 }
 
-/* Where the server begins when it has come to the end of these records. */
+/* A server that has come to the end of what was made ships it; is it let? */
 static bool
-begins(Repository *repo, XLogRecPtr flushed, DrError *err)
+ships(WalSource *source, DrError *err)
 {
-	WalSource	source = source_of(repo);
+	TailStatus	status;
 	XLogRecPtr	from;
+	Tail	   *t = tail_new(source, TIMELINE, at, &from, err);
 
-	return tail_new(&source, TIMELINE, flushed, &from, err) != NULL;
+	if (t == NULL)
+		return false;
+	tail_pace(t, 1000, true);
+	assert_ok(tail_ship(t, err), *err);
+	assert_ok(tail_feed(t, from, wal + (from - BASE), at - from, err), *err);
+	for (;;)
+	{
+		if (!tail_ship(t, err))
+			return false;
+		tail_status(t, &status);
+		if (status.durable == at)
+			return true;
+		usleep(1000);
+	}
+}
+
+static void
+assert_refused(WalSource *source, const char *detail)
+{
+	DrError		err;
+
+	assert_false(ships(source, &err));
+	assert_int_equal(err.code, DR_CONFLICT);
+	assert_non_null(strstr(err.detail, detail));
 }
 
 /* What an older incarnation has is the server's, but for an unfinished record; or the server is another one. */
@@ -178,49 +204,49 @@ static void
 test_set_back(void **state)
 {
 	Repository	repo = new_repository();
+	WalSource	source = source_of(&repo);
 	DrError		err;
 	size_t		whole;
 
+	/* The server has gone on, and not shipped it. */
 	make_records(50);
 	whole = ends[49] - BASE;
 	put_piece(&repo, NAME, 1, wal, whole);
-	write_own(SEG);
-	assert_ok(begins(&repo, ends[49], &err), err);
-
-	/* The server has gone on, and not shipped it. */
 	record(100, 10, 0);
 	write_own(SEG);
-	assert_ok(begins(&repo, at, &err), err);
+	assert_ok(ships(&source, &err), err);
 
 	/* It lacks the last record: nothing is there, or something else. */
 	make_records(49);
 	write_own(starts[48] - BASE);
-	assert_false(begins(&repo, starts[48], &err));
-	assert_int_equal(err.code, DR_CONFLICT);
-	assert_non_null(strstr(err.message, "has not written"));
-	assert_non_null(strstr(err.detail, NAME));
+	assert_refused(&source, NAME);
 	record(300, 10, 0);
 	write_own(SEG);
-	assert_false(begins(&repo, at, &err));
-	assert_int_equal(err.code, DR_CONFLICT);
+	assert_refused(&source, NAME);
+
+	/* That is given up by adopting this server, not by its having been the first. */
+	assert_ok(lineage_adopt(&repo, SYSID, top, &source.lineage, &err), err);
+	assert_refused(&source, NAME);
+	assert_ok(lineage_adopt(&repo, SYSID, top, &source.lineage, &err), err);
+	assert_ok(ships(&source, &err), err);
 
 	/* Only what a crash leaves differs: the beginning of a record, whose end was not shipped. */
 	repo = new_repository();
+	source = source_of(&repo);
 	make_records(50);
 	put_piece(&repo, NAME, 1, wal, whole - 1);
-	record(100, 10, 0);
 	at = starts[49];
 	before = starts[48];
 	n_records = 49;
 	memset(wal + (at - BASE), 0, sizeof(wal) - (at - BASE));
 	record(200, 10, 0);
 	write_own(SEG);
-	assert_ok(begins(&repo, at, &err), err);
+	assert_ok(ships(&source, &err), err);
 
 	/* A reader can't use what is there: nothing is lost by beginning anew. */
 	repo = new_repository();
 	put_piece(&repo, NAME, 1, (const uint8 *) "no WAL", 6);
-	assert_ok(begins(&repo, at, &err), err);
+	assert_ok(ships(&source, &err), err);
 
 	/* And of a segment to which this server has not come. */
 	repo = new_repository();
@@ -229,8 +255,58 @@ test_set_back(void **state)
 	at = BASE + SEG;
 	record(100, 10, 0);
 	put_piece(&repo, "000000010000000000000006", 1, wal + SEG, at - BASE - SEG);
-	assert_false(begins(&repo, ends[49], &err));
-	assert_int_equal(err.code, DR_CONFLICT);
+	make_records(50);
+	assert_refused(&source, "000000010000000000000006");
+}
+
+static int	too_early;			/* so many gets of an archived segment are */
+
+static StoreResult
+early_get(Store *s, const char *name, size_t max, Bytes *out, DrError *err)
+{
+	if (object_kind(name) != KIND_WAL || too_early == 0)
+		return store->get(s, name, max, out, err);
+	too_early--;
+	dr_error(err, DR_ABSENT, "not yet");
+	return STORE_ABSENT;
+}
+
+/* It is archived while its pieces are looked at, and the server's file has gone: no other history. */
+static void
+test_archived_meanwhile(void **state)
+{
+	for (int i = 1; i <= 2; i++)
+	{
+		Repository	repo = new_repository();
+		WalSource	source = source_of(&repo);
+		WalWorkspace space;
+		Bytes		plain = {.data = wal,.len = SEG};
+		ObjectName	name;
+		uint8		hash[32];
+		char		path[128];
+		DrError		err;
+
+		store = repo.store->ops;
+		slow = *store;
+		slow.get = early_get;
+		repo.store->ops = &slow;
+		make_records(50);
+		put_piece(&repo, NAME, 1, wal, starts[20] - BASE);
+		wal_workspace_init(&space, 1);
+		name_wal(name, SYSID, NAME);
+		assert_ok(wal_seal(&repo, &space, &plain, name, &err), err);
+		assert_int_equal(repository_put(&repo, &space.sealed, name, hash, &err), STORE_OK);
+		wal_workspace_free(&space);
+		snprintf(path, sizeof(path), "%s/pg_wal/" NAME, top);
+		assert_int_equal(unlink(path), 0);
+		too_early = i;
+		assert_ok(tail_is_ours(&source, TIMELINE, BASE / SEG, &err), err);
+		assert_int_equal(too_early, 0);
+		too_early = 100;
+		assert_false(tail_is_ours(&source, TIMELINE, BASE / SEG, &err));
+		too_early = 0;
+		write_own(SEG);
+	}
 }
 
 /* Somebody else begins a newer incarnation: what is shipped from then on is not called durable. */
@@ -266,7 +342,7 @@ test_taken_over(void **state)
 		{
 			assert_true(status.durable < ends[49]);
 			assert_int_equal(err.code, DR_CONFLICT);
-			assert_non_null(strstr(err.detail, "Somebody else began incarnation 3"));
+			assert_non_null(strstr(err.detail, "It has begun incarnation 3"));
 		}
 	}
 }
@@ -278,6 +354,9 @@ make_data_directory(void **state)
 
 	if (make_top(state) != 0)
 		return -1;
+	snprintf(path, sizeof(path), "%s/pg_dynshmem", top);
+	if (mkdir(path, 0700) != 0)
+		return -1;
 	snprintf(path, sizeof(path), "%s/pg_wal", top);
 	return mkdir(path, 0700);
 }
@@ -288,6 +367,7 @@ main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_end_waits_for_a_piece),
 		cmocka_unit_test(test_set_back),
+		cmocka_unit_test(test_archived_meanwhile),
 		cmocka_unit_test(test_taken_over),
 	};
 
