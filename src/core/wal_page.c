@@ -212,35 +212,53 @@ wal_check_pages(const uint8 *data, const char *sysid, TimeLineID timeline, uint3
 	return true;
 }
 
-XLogRecPtr
-wal_first_record(const uint8 *data, uint32 segment_size, XLogRecPtr base)
+/* wal_first_record; *ends: where the record from before ends, InvalidXLogRecPtr: there is none, or that is not known. */
+static XLogRecPtr
+skip_continuation(const uint8 *data, uint32 segment_size, XLogRecPtr base, XLogRecPtr *ends)
 {
+	*ends = InvalidXLogRecPtr;
 	for (uint32 at = 0; at < segment_size; at += XLOG_BLCKSZ)
 	{
 		XLogPageHeaderData h;
+		uint32		room;
 		uint64		rest;
 
 		memcpy(&h, data + at, sizeof(h));
 		if (h.xlp_magic != XLOG_PAGE_MAGIC || h.xlp_pageaddr != base + at)
 			break;
-		rest = (h.xlp_info & XLP_FIRST_IS_CONTRECORD) != 0 ? MAXALIGN64(h.xlp_rem_len) : 0;
-		if (rest < XLOG_BLCKSZ - XLogPageHeaderSize(&h))
-			return base + at + XLogPageHeaderSize(&h) + rest;
+		room = XLOG_BLCKSZ - XLogPageHeaderSize(&h);
+		rest = (h.xlp_info & XLP_FIRST_IS_CONTRECORD) != 0 ? h.xlp_rem_len : 0;
+		if (rest > 0 && rest <= room)
+			*ends = base + at + XLogPageHeaderSize(&h) + rest;
+		if (MAXALIGN64(rest) < room)
+			return base + at + XLogPageHeaderSize(&h) + MAXALIGN64(rest);
 	}
 	return InvalidXLogRecPtr;
+}
+
+XLogRecPtr
+wal_first_record(const uint8 *data, uint32 segment_size, XLogRecPtr base)
+{
+	XLogRecPtr	ends;
+
+	return skip_continuation(data, segment_size, base, &ends);
 }
 
 XLogRecPtr
 wal_whole_until(const uint8 *data, size_t n, const char *sysid, TimeLineID timeline, uint32 segment_size,
 				XLogRecPtr base)
 {
-	XLogRecPtr	first = wal_first_record(data, segment_size, base);
-	WalCheck	c;
+	XLogRecPtr	ends;
+	XLogRecPtr	first = skip_continuation(data, segment_size, base, &ends);
+	WalCheck	c = {0};
 	DrError		end;
 
-	if (first == InvalidXLogRecPtr || first > base + n)
+	if (ends > base + n)
 		return base;
-	wal_check_begin(&c, sysid, timeline, segment_size, first, base + segment_size);
-	(void) wal_check_segment(&c, data, &end);	/* what follows the last one is none */
-	return Max(c.ends, first > base + SizeOfXLogLongPHD ? first : base);
+	if (first != InvalidXLogRecPtr && first < base + n)
+	{
+		wal_check_begin(&c, sysid, timeline, segment_size, first, base + segment_size);
+		(void) wal_check_segment(&c, data, &end);	/* what follows the last one is none */
+	}
+	return Max(Max(c.ends, ends), base);
 }

@@ -73,6 +73,7 @@ struct Tail
 	XLogRecPtr	settled;		/* everything before is archived */
 	int64		look_at;		/* when to look again how far that is */
 	int64		claimed_at;		/* L7: when it was ours, before the first piece */
+	bool		begun;			/* the first piece is stored */
 	int64		look_for_others_at;
 	XLogRecPtr	taken_end;		/* L6: of the last segment that was archived when we began */
 
@@ -206,6 +207,17 @@ store_piece(Tail *t, Piece *p, WalWorkspace *space, DrError *err)
 	return true;
 }
 
+/* L7 */
+static bool
+is_ours(const Tail *t, XLogRecPtr lsn, DrError *err)
+{
+	uint64		segno = lsn / t->o.segment_size;
+	TailQuestion q = {.timeline = t->tli,.first = segno,.last = segno + WAL_WINDOW,.needed = segno};
+	bool		beyond;
+
+	return tail_is_ours(&t->o, &q, &beyond, err);
+}
+
 /* L7, before a piece is stored.  The first one may have waited for the archiver, the others count for nothing without it. */
 static bool
 may_begin(Tail *t, const Piece *p, DrError *err)
@@ -213,9 +225,9 @@ may_begin(Tail *t, const Piece *p, DrError *err)
 	bool		claimed;
 
 	pthread_mutex_lock(&t->lock);
-	claimed = t->total_pieces > 0 || monotonic_now() - t->claimed_at < OTHERS_EVERY_US;
+	claimed = t->begun || monotonic_now() - t->claimed_at < OTHERS_EVERY_US;
 	pthread_mutex_unlock(&t->lock);
-	return claimed || p->name.offset > 0 || tail_is_ours(&t->o, t->tli, p->begin / t->o.segment_size, err);
+	return claimed || p->name.offset > 0 || is_ours(t, p->begin, err);
 }
 
 /* L7, after a piece was stored. */
@@ -282,7 +294,10 @@ piece_is_stored(Tail *t, Piece *p)
 	t->total_bytes += p->size;
 	remember(&t->stored, &t->n_stored, &p->name);
 	if (p->name.offset == 0)
+	{
+		t->begun = true;
 		drop_where(t, is_superseded, &p->name); /* L3 */
+	}
 	advance(t);
 }
 
@@ -706,7 +721,7 @@ find_incarnation(Tail *t, uint64 segno, DrError *err)
 	}
 	listing_free(&l);
 	t->claimed_at = monotonic_now();
-	return tail_is_ours(&t->o, t->tli, segno, err);
+	return is_ours(t, t->first_segment, err);
 }
 
 static bool

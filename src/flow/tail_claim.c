@@ -32,14 +32,15 @@ common_length(const uint8 *a, const uint8 *b, size_t n)
 	return i;
 }
 
-/* With how many of these bytes the server's file begins, too. */
+/* With how many of these bytes the server's file begins, too, if there is one. */
 static bool
-count_common(const char *path, const uint8 *data, size_t n, size_t *common, DrError *err)
+count_common(const char *path, const uint8 *data, size_t n, bool *exists, size_t *common, DrError *err)
 {
 	uint8	   *own = pg_malloc(READ_AT_ONCE);
 	int			fd = open(path, O_RDONLY | O_CLOEXEC);
 	ssize_t		r = fd < 0 && errno != ENOENT ? -1 : 0;
 
+	*exists = fd >= 0;
 	*common = 0;
 	while (fd >= 0 && *common < n)
 	{
@@ -81,21 +82,23 @@ refuse(const char *segment, XLogRecPtr whole, XLogRecPtr differs, DrError *err)
 
 /* So many bytes of the segment were shipped; the others are zeros. */
 static bool
-has_whole_records(const WalSource *source, const char *segment, const Bytes *plain, size_t n, DrError *err)
+has_whole_records(const WalSource *source, const TailQuestion *q, const char *segment, const Bytes *plain, size_t n,
+				  DrError *err)
 {
 	char	   *path = psprintf("%s/pg_wal/%s", source->data_directory, segment);
+	bool		exists;
 	size_t		common;
-	bool		ok = count_common(path, plain->data, n, &common, err);
+	bool		ok = count_common(path, plain->data, n, &exists, &common, err);
 	WalFile		wal;
 	XLogRecPtr	base;
 	XLogRecPtr	whole;
 
 	pfree(path);
-	if (!ok || common == n)
-		return ok;
 	wal_file_parse(segment, &wal);
+	if (!ok || common == n || (!exists && wal_segment_number(&wal, source->segment_size) < q->needed))
+		return ok;
 	base = wal_segment_number(&wal, source->segment_size) * source->segment_size;
-	whole = wal_whole_until(plain->data, n, source->sysid, wal.timeline, source->segment_size, base);
+	whole = wal_whole_until(plain->data, n, source->sysid, q->timeline, source->segment_size, base);
 	return whole <= base + common || refuse(segment, whole, base + common, err);
 }
 
@@ -149,7 +152,7 @@ another_length(const char *segment, DrError *err)
 }
 
 static bool
-segment_is_ours(const WalSource *source, const char *segment, DrError *err)
+segment_is_ours(const WalSource *source, const TailQuestion *q, const char *segment, DrError *err)
 {
 	WalServe	w = {.repo = source->repo,.sysid = source->sysid,.threads = THREADS,.segment_size = source->segment_size};
 	Bytes		plain = {0};
@@ -158,7 +161,7 @@ segment_is_ours(const WalSource *source, const char *segment, DrError *err)
 
 	if (r == STORE_OK && !ok)
 	{
-		ok = plain.len == source->segment_size ? has_whole_records(source, segment, &plain, w.assembled.len, err) :
+		ok = plain.len == source->segment_size ? has_whole_records(source, q, segment, &plain, w.assembled.len, err) :
 			another_length(segment, err);
 		if (!ok && err->code == DR_CONFLICT)
 			ok = does_not_matter(source, segment, w.stored_at, err);
@@ -175,23 +178,31 @@ segment_is_ours(const WalSource *source, const char *segment, DrError *err)
 }
 
 bool
-tail_is_ours(const WalSource *source, TimeLineID tli, uint64 segno, DrError *err)
+tail_is_ours(const WalSource *source, const TailQuestion *q, bool *beyond, DrError *err)
 {
-	char		segment[25];
+	char		seen[25];		/* archived, or looked at */
 	Listing		l;
-	TailName	name = {0};
 	bool		ok = true;
 
-	wal_segment_name(segment, tli, segno, source->segment_size);
-	if (!wal_list_after(source->repo, source->sysid, segment, &l, err))
+	/* One before, for the first one's object is to be listed, too. */
+	wal_segment_name(seen, q->timeline, Max(q->first, 1) - 1, source->segment_size);
+	if (!wal_list_after(source->repo, source->sysid, seen, &l, err))
 		return false;
-	segment[0] = '\0';
-	for (size_t i = 0; ok && i < l.n; i++)
+	*beyond = false;
+	for (size_t i = 0; ok && !*beyond && i < l.n; i++)
 	{
-		if (!tail_name_parse(l.names[i], &name) || strcmp(name.segment, segment) == 0)
+		const char *file = strrchr(l.names[i], '/') + 1;
+		TailName	piece;
+		WalFile		wal;
+
+		if (wal_file_parse(file, &wal) && wal.kind == KIND_WAL)
+			strcpy(seen, file);
+		if (!tail_name_parse(l.names[i], &piece) || strcmp(piece.segment, seen) == 0)
 			continue;
-		strcpy(segment, name.segment);
-		ok = segment_is_ours(source, segment, err);
+		strcpy(seen, piece.segment);
+		wal_file_parse(seen, &wal);
+		*beyond = wal_segment_number(&wal, source->segment_size) > q->last;
+		ok = *beyond || segment_is_ours(source, q, seen, err);
 	}
 	listing_free(&l);
 	return ok;

@@ -14,13 +14,21 @@
 
 #include "flow/pg_wal.h"
 
+typedef struct TailQuestion
+{
+	TimeLineID	timeline;
+	uint64		first;			/* of these segments, both included */
+	uint64		last;
+	uint64		needed;			/* what the server has no file of before this one, it has removed by right */
+} TailQuestion;
+
 /*
- * Has this server all whole records that pieces of this segment and later ones
- * hold?  What somebody gave up by adopting this server doesn't count, nor what is
- * archived or can't be read.  False: it has not (DR_CONFLICT), or that could not
- * be found out.
+ * Has this server all whole records that the pieces hold?  What is archived doesn't
+ * count, nor what somebody gave up by adopting this server, nor pieces that are
+ * damaged.  False: it has not (DR_CONFLICT), or that could not be found out.
+ * *beyond: there are pieces of segments behind the last, too.
  */
-extern bool tail_is_ours(const WalSource *source, TimeLineID tli, uint64 segno, DrError *err);
+extern bool tail_is_ours(const WalSource *source, const TailQuestion *q, bool *beyond, DrError *err);
 
 /* The first piece of a newer incarnation, of this one's segment or a later one; incarnation 0: there is none. */
 extern bool tail_find_newer(const WalSource *source, const TailName *than, TailName *newer, DrError *err);

@@ -34,10 +34,12 @@ typedef struct Agent
 	Repository	repo;
 	Frontier	frontier;
 	Ahead	   *ahead;			/* from the first file on */
-	pthread_mutex_t lineage_lock;	/* of the next three */
+	pthread_mutex_t lineage_lock;	/* of the next five */
 	uint32		lineage_generation;	/* that made us the writer */
 	int64		lineage_checked;	/* when nobody had been adopted yet; see monotonic_now; 0: never */
-	TimeLineID	claimed;		/* whose segments may be archived; see tail_claim.h; 0: none yet */
+	TimeLineID	claimed;		/* whose segments may be archived, see tail_claim.h; 0: none yet; */
+	uint64		claimed_first;	/* these, */
+	uint64		claimed_last;	/* both included */
 	char		system_identifier[21];
 	uint32		wal_segment_size;
 	char	   *data_directory;

@@ -172,21 +172,37 @@ agent_wal_source(Agent *a)
 }
 
 /*
- * The lock is held.  Before the first segment of the timeline that is written, and
- * as far behind as others may be on their way: no request for each segment.
+ * The lock is held.  What would hide records that others shipped is not archived.
+ * Of the timeline that is written we ask for many segments at once, so that there is
+ * no request for each; of an older one the unfinished segment has another name now.
  */
 static bool
-claim_timeline(Agent *a, const WalFile *wal, DrError *err)
+claim_segment(Agent *a, const WalFile *wal, DrError *err)
 {
 	WalSource	source = agent_wal_source(a);
 	uint64		segno = wal_segment_number(wal, a->wal_segment_size);
+	bool		current = pg_wal_is_current(&source, wal->timeline);
+	uint64		around = current ? WAL_WINDOW : 0;
+	TailQuestion q = {.timeline = wal->timeline,.first = segno - Min(segno, around),.last = segno + around,.needed = segno};
+	bool		beyond;
 
-	if (wal->timeline <= a->claimed || !pg_wal_is_current(&source, wal->timeline))
-		return true;
-	if (!tail_is_ours(&source, wal->timeline, segno - Min(segno, WAL_WINDOW), err))
+	if (!tail_is_ours(&source, &q, &beyond, err))
 		return false;
-	a->claimed = wal->timeline;
+	if (current)
+	{
+		a->claimed = wal->timeline;
+		a->claimed_first = q.first;
+		a->claimed_last = beyond ? q.last : PG_UINT64_MAX;
+	}
 	return true;
+}
+
+static bool
+is_claimed(const Agent *a, const WalFile *wal)
+{
+	uint64		segno = wal_segment_number(wal, a->wal_segment_size);
+
+	return wal->timeline == a->claimed && segno >= a->claimed_first && segno <= a->claimed_last;
 }
 
 typedef struct Permission
@@ -208,7 +224,7 @@ may_archive(void *arg, DrError *err)
 	if (!wal_file_parse(p->file, &wal) || wal.kind != KIND_WAL)
 		return true;
 	pthread_mutex_lock(&a->lineage_lock);
-	ok = claim_timeline(a, &wal, err);
+	ok = is_claimed(a, &wal) || claim_segment(a, &wal, err);
 	pthread_mutex_unlock(&a->lineage_lock);
 	return ok;
 }

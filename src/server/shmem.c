@@ -524,6 +524,17 @@ dr_open_generation(void)
 	return generation;
 }
 
+uint64
+dr_open_anew(void)
+{
+	uint64		generation;
+
+	dr_lock(LW_EXCLUSIVE);
+	generation = ++dr_shared->open_generation;
+	dr_unlock();
+	return generation;
+}
+
 /* After an adoption: what the archiver knew of its rights is history, and the tail may be shipped. */
 void
 dr_reset_archiver(void)

@@ -418,6 +418,8 @@ extern void dr_task_end(int slot);
 extern void dr_note_archived(const DrSegment *segment);
 extern void dr_note_archive_failure(const char *name, const DrReport *report, DrLineage lineage);
 extern uint64 dr_open_generation(void);
+/* Let the archiver's program open anew; the generation that begins. */
+extern uint64 dr_open_anew(void);
 extern void dr_reset_archiver(void);
 
 /* The WAL worker's part: its latch (NULL: it goes), and what its child says. */

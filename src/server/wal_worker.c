@@ -66,6 +66,7 @@ typedef struct WalWorker
 	bool		synchronous;
 
 	int			backoff_ms;
+	TimestampTz streaming_at;	/* since when it streams; 0: it does not */
 	TimestampTz said_at;
 	char		said[DR_TEXT_MAX + 1];
 	MemoryContext context;		/* of one round */
@@ -259,6 +260,14 @@ report_received(int64 segments)
 	dr_want_sync();
 }
 
+/* A stream alone is no success: it may end with the first piece. */
+static void
+forget_failures(WalWorker *w)
+{
+	w->backoff_ms = 0;
+	w->said[0] = '\0';
+}
+
 static void
 on_event(WalWorker *w, const DrEvent *event)
 {
@@ -267,6 +276,7 @@ on_event(WalWorker *w, const DrEvent *event)
 		report_received(dr_event_int(event, "received"));
 		require_own_sender((int) dr_event_int(event, "pid"));
 		w->sender_pid = (int) dr_event_int(event, "pid");
+		w->streaming_at = GetCurrentTimestamp();
 		dr_tail_streaming(w->sender_pid);
 	}
 	else if (dr_event_is(event, "shipped"))
@@ -275,11 +285,8 @@ on_event(WalWorker *w, const DrEvent *event)
 
 		dr_tail_shipped(dr_event_lsn(event, "lsn"), dr_event_time(event, "waiting_since"),
 						dr_event_time(event, "shipped_at"), pieces, dr_event_int(event, "bytes"));
-		if (pieces > 0)			/* a stream alone is no success */
-		{
-			w->backoff_ms = 0;
-			w->said[0] = '\0';
-		}
+		if (pieces > 0)
+			forget_failures(w);
 	}
 	else if (dr_event_is(event, "error"))
 		dr_event_raise(event);
@@ -294,6 +301,7 @@ stop_child(WalWorker *w)
 
 	w->child = NULL;
 	w->sender_pid = 0;
+	w->streaming_at = 0;
 	dr_child_stop(child, DR_GRACE_NONE);
 	if (w->opened_with != NULL)
 		pfree(w->opened_with);
@@ -373,11 +381,16 @@ report_failure(WalWorker *w)
 	FlushErrorState();
 	LWLockReleaseAll();
 	AbortOutOfAnyTransaction();
+	if (w->streaming_at != 0 && TimestampDifferenceExceeds(w->streaming_at, now, BACKOFF_MAX_MS))
+		forget_failures(w);
 	stop_child(w);
 	dr_report_set(&report, error->sqlerrcode, dr_redacted(error->message),
 				  error->detail ? dr_redacted(error->detail) : NULL,
 				  error->hint ? dr_redacted(error->hint) : NULL);
 	dr_tail_failed(&report);
+	/* Another history: the archiver asks again whether what it has next would hide it. */
+	if (error->sqlerrcode == ERRCODE_DUPLICATE_FILE && strcmp(w->said, report.message) != 0)
+		w->generation = dr_open_anew();
 	if (strcmp(w->said, report.message) != 0 || TimestampDifferenceExceeds(w->said_at, now, SAY_AGAIN_MS))
 	{
 		ereport(WARNING,

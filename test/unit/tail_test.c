@@ -271,6 +271,28 @@ early_get(Store *s, const char *name, size_t max, Bytes *out, DrError *err)
 	return STORE_ABSENT;
 }
 
+typedef struct EarlyList
+{
+	StoreListFn fn;
+	void	   *arg;
+} EarlyList;
+
+static bool
+not_archived_yet(void *arg, const char *name, uint64 size, DrError *err)
+{
+	EarlyList  *l = arg;
+
+	return (too_early > 0 && object_kind(name) == KIND_WAL) || l->fn(l->arg, name, size, err);
+}
+
+static bool
+early_list(Store *s, const char *prefix, const char *after, bool deep, StoreListFn fn, void *arg, DrError *err)
+{
+	EarlyList	l = {fn, arg};
+
+	return store->list(s, prefix, after, deep, not_archived_yet, &l, err);
+}
+
 /* It is archived while its pieces are looked at, and the server's file has gone: no other history. */
 static void
 test_archived_meanwhile(void **state)
@@ -283,12 +305,15 @@ test_archived_meanwhile(void **state)
 		Bytes		plain = {.data = wal,.len = SEG};
 		ObjectName	name;
 		uint8		hash[32];
+		TailQuestion q = {.timeline = TIMELINE,.first = BASE / SEG,.last = BASE / SEG,.needed = BASE / SEG};
 		char		path[128];
+		bool		beyond;
 		DrError		err;
 
 		store = repo.store->ops;
 		slow = *store;
 		slow.get = early_get;
+		slow.list = early_list;
 		repo.store->ops = &slow;
 		make_records(50);
 		put_piece(&repo, NAME, 1, wal, starts[20] - BASE);
@@ -300,10 +325,16 @@ test_archived_meanwhile(void **state)
 		snprintf(path, sizeof(path), "%s/pg_wal/" NAME, top);
 		assert_int_equal(unlink(path), 0);
 		too_early = i;
-		assert_ok(tail_is_ours(&source, TIMELINE, BASE / SEG, &err), err);
+		assert_ok(tail_is_ours(&source, &q, &beyond, &err), err);
 		assert_int_equal(too_early, 0);
 		too_early = 100;
-		assert_false(tail_is_ours(&source, TIMELINE, BASE / SEG, &err));
+		assert_false(tail_is_ours(&source, &q, &beyond, &err));
+		q.needed++;				/* the server removed it by right */
+		assert_ok(tail_is_ours(&source, &q, &beyond, &err), err);
+		assert_false(beyond);
+		q.last = --q.first;
+		assert_ok(tail_is_ours(&source, &q, &beyond, &err), err);
+		assert_true(beyond);
 		too_early = 0;
 		write_own(SEG);
 	}
