@@ -7,7 +7,7 @@
 
 #include <sys/stat.h>
 
-#include "flow/repository.h"
+#include "flow/wal.h"
 
 static char top[64];
 
@@ -59,6 +59,21 @@ put_sealed(Repository *repo, const char *name, SealCodec codec, const void *data
 	size = b.size;
 	seal_buffer_free(&b);
 	return size;
+}
+
+/* WAL, as its writers store it. */
+static inline void
+put_compressed(Repository *repo, const char *name, const uint8 *data, size_t n)
+{
+	WalWorkspace space;
+	Bytes		plain = {.data = (uint8 *) data,.len = n};
+	uint8		hash[32];
+	DrError		err;
+
+	wal_workspace_init(&space, 1);
+	assert_ok(wal_seal(repo, &space, &plain, name, &err), err);
+	assert_int_equal(repository_put(repo, &space.sealed, name, hash, &err), STORE_OK);
+	wal_workspace_free(&space);
 }
 
 #endif							/* PGDR_SCRATCH_H */

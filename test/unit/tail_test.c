@@ -137,18 +137,11 @@ static void
 put_piece(Repository *repo, const char *segment, uint32 incarnation, const uint8 *data, size_t n)
 {
 	TailName	tail = {.incarnation = incarnation};
-	WalWorkspace space;
-	Bytes		plain = {.data = (uint8 *) data,.len = n};
 	ObjectName	name;
-	uint8		hash[32];
-	DrError		err;
 
 	strcpy(tail.segment, segment);
 	name_tail(name, SYSID, &tail);
-	wal_workspace_init(&space, 1);
-	assert_ok(wal_seal(repo, &space, &plain, name, &err), err);
-	assert_int_equal(repository_put(repo, &space.sealed, name, hash, &err), STORE_OK);
-	wal_workspace_free(&space);
+	put_compressed(repo, name, data, n);
 }
 
 /* So many records, the last of which takes three pages. */
@@ -301,10 +294,7 @@ test_archived_meanwhile(void **state)
 	{
 		Repository	repo = new_repository();
 		WalSource	source = source_of(&repo);
-		WalWorkspace space;
-		Bytes		plain = {.data = wal,.len = SEG};
 		ObjectName	name;
-		uint8		hash[32];
 		TailQuestion q = {.timeline = TIMELINE,.first = BASE / SEG,.last = BASE / SEG,.needed = BASE / SEG};
 		char		path[128];
 		bool		beyond;
@@ -317,11 +307,8 @@ test_archived_meanwhile(void **state)
 		repo.store->ops = &slow;
 		make_records(50);
 		put_piece(&repo, NAME, 1, wal, starts[20] - BASE);
-		wal_workspace_init(&space, 1);
 		name_wal(name, SYSID, NAME);
-		assert_ok(wal_seal(&repo, &space, &plain, name, &err), err);
-		assert_int_equal(repository_put(&repo, &space.sealed, name, hash, &err), STORE_OK);
-		wal_workspace_free(&space);
+		put_compressed(&repo, name, wal, SEG);
 		snprintf(path, sizeof(path), "%s/pg_wal/" NAME, top);
 		assert_int_equal(unlink(path), 0);
 		too_early = i;

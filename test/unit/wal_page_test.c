@@ -200,10 +200,12 @@ static void
 test_whole_until(void **state)
 {
 	static uint8 part[SEGMENT];
+
 	make_wal();
 	for (int s = 0; s < 2; s++)
 	{
 		XLogRecPtr	begin = BASE + s * SEGMENT;
+
 		for (uint32 n = 0; n < SEGMENT; n += 1000)
 		{
 			XLogRecPtr	expected = begin;

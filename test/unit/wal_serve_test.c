@@ -51,20 +51,6 @@ begin(void)
 	gets = lists = 0;
 }
 
-static void
-put(const char *name, const uint8 *data, size_t n)
-{
-	WalWorkspace space;
-	Bytes		plain = {.data = (uint8 *) data,.len = n};
-	uint8		hash[32];
-	DrError		err;
-
-	wal_workspace_init(&space, 1);
-	assert_ok(wal_seal(&repo, &space, &plain, name, &err), err);
-	assert_int_equal(repository_put(&repo, &space.sealed, name, hash, &err), STORE_OK);
-	wal_workspace_free(&space);
-}
-
 static const char *
 segment(void)
 {
@@ -80,7 +66,7 @@ put_segment(void)
 	ObjectName	name;
 
 	name_wal(name, SYSID, segment());
-	put(name, wal, SEGMENT);
+	put_compressed(&repo, name, wal, SEGMENT);
 }
 
 #define PIECE	(4 * XLOG_BLCKSZ)
@@ -93,7 +79,7 @@ put_piece(uint32 incarnation, int n)
 
 	strcpy(tail.segment, segment());
 	name_tail(name, SYSID, &tail);
-	put(name, wal + n * PIECE, PIECE);
+	put_compressed(&repo, name, wal + n * PIECE, PIECE);
 }
 
 /* Ask; what is handed out has so many of the segment's bytes, and zeros. */
@@ -141,7 +127,7 @@ history_file(void **state)
 	assert_non_null(strstr(err.detail, segment()));
 
 	/* It came after it was asked for, and before it was listed. */
-	put(SYSID "/wal/00000004/00000004.history", text, sizeof(text) - 1);
+	put_compressed(&repo, SYSID "/wal/00000004/00000004.history", text, sizeof(text) - 1);
 	not_yet = "00000004.history";
 	assert_int_equal(ask("00000004.history", 0, &err), STORE_OK);
 	repository_close(&repo);
